@@ -1,0 +1,375 @@
+"""Accepted messages to Arrow record batches, closed by rows, bytes or age, each with an id.
+
+The hot path appends references to three lists and nothing else; columns are made in bulk when a batch is closed. A row
+that cannot be a record (a number that does not fit, a price of 0) is found then: it is taken out, counted and reported
+to its stream, and the rest of the batch goes on.
+
+This module does no I/O and does not know who takes the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from marketprism_ray.errors import FrameError, shorten
+from marketprism_ray.instruments import Instrument
+from marketprism_ray.records import Record
+from marketprism_ray.schemas import DECIMAL, TIME, arrow_schema, batch_from_records, levels_from_columns
+from marketprism_ray.units import multiply, to_base
+from marketprism_ray.venue import Delta, TradeCodec, WireLevel
+
+_ZERO = pa.scalar("0").cast(DECIMAL)
+
+
+class Owner(Protocol):
+    """The stream a row belongs to."""
+
+    instrument: Instrument
+    key: str
+
+    @property
+    def watermark(self) -> tuple[int, int] | None:
+        """Last accepted sequence and its time, ns; None before the first."""
+
+    def rejected(self, sequence: int, error: str) -> None:
+        """Hear that an accepted row was refused when its batch was closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """When a batch is closed: whichever comes first."""
+
+    rows: int = 2_000
+    bytes: int = 1 << 20
+    age_s: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """An Arrow record batch of one data type, with the id that stays the same over retries."""
+
+    batch_id: str
+    data_type: str
+    data: pa.RecordBatch
+    watermarks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Stream key -> (last sequence, its time ns) that are durable once this batch is."""
+
+
+class _Buffer:
+    """Rows of one kind, waiting to be closed."""
+
+    data_type: str
+
+    def __init__(self) -> None:
+        self.owners: list[Owner] = []
+        self.rows: list[Any] = []
+        self.received: list[int] = []
+        self.first_ns = 0
+        self.bytes = 0
+
+    def take(self) -> tuple[list[Owner], list[Any], list[int]]:
+        taken = (self.owners, self.rows, self.received)
+        self.owners, self.rows, self.received = [], [], []
+        self.bytes = 0
+        return taken
+
+    def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
+        raise NotImplementedError
+
+
+class TradeBuffer(_Buffer):
+    """Trades of one channel."""
+
+    data_type = "trade"
+
+    def __init__(self, codec: TradeCodec, source: str = "stream") -> None:
+        super().__init__()
+        self._codec = codec
+        self._source = source
+
+    def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
+        """Make columns of wire structs."""
+        codec = self._codec
+        n = len(rows)
+        instruments, index = _instruments(owners)
+        sequence = np.fromiter((row.sequence for row in rows), np.int64, n)
+        times = np.fromiter((row.time for row in rows), np.int64, n) * codec.time_ns
+        price = pa.array([row.price for row in rows], pa.string()).cast(DECIMAL)
+        raw = pa.array([row.quantity for row in rows], pa.string()).cast(DECIMAL)
+        _require_positive(price, "price")
+        _require_positive(raw, "quantity")
+        if times.min() <= 0:
+            raise FrameError("time is not positive")
+        maker = pa.array(codec.is_buyer_maker(rows), pa.bool_())
+        count = pa.array(codec.trade_count(rows), pa.int64()) if codec.trade_count else pa.nulls(n, pa.int64())
+        all_base = all(i.is_base for i in instruments)
+        quantity, quote = (raw, multiply(price, raw)) if all_base else to_base(raw, price, instruments, index)
+        unit = pa.array([i.quantity_unit for i in instruments], pa.string()).take(pa.array(index))
+        sequences = pa.array(sequence)
+        return pa.RecordBatch.from_arrays(
+            [
+                *_common(instruments, index, pa.array(times).cast(TIME), received, self._source),
+                sequences.cast(pa.string()),
+                sequences,
+                price,
+                quantity,
+                quote,
+                pc.if_else(maker, "sell", "buy"),
+                maker,
+                count,
+                pa.nulls(n, DECIMAL) if all_base else pc.if_else(pc.equal(unit, "base"), pa.scalar(None, DECIMAL), raw),
+                unit,
+            ],
+            schema=arrow_schema("trade"),
+        )
+
+
+class BookRow:
+    """A book state to publish."""
+
+    __slots__ = ("asks", "bids", "depth", "last", "time")
+
+    def __init__(self, last: int, time: int, bids: list[WireLevel], asks: list[WireLevel], depth: int) -> None:
+        self.last = last
+        self.time = time
+        self.bids = bids
+        self.asks = asks
+        self.depth = depth
+
+    @property
+    def sequence(self) -> int:
+        """The update id."""
+        return self.last
+
+
+class BookBuffer(_Buffer):
+    """Published books."""
+
+    data_type = "orderbook"
+
+    def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
+        """Make columns of book rows."""
+        n = len(rows)
+        instruments, index = _instruments(owners)
+        times = pa.array([row.time for row in rows], pa.int64()).cast(TIME)
+        return pa.RecordBatch.from_arrays(
+            [
+                *_common(instruments, index, times, received, "stream"),
+                pa.array([row.last for row in rows], pa.int64()),
+                _levels([row.bids for row in rows], instruments, index),
+                _levels([row.asks for row in rows], instruments, index),
+                pa.array([row.depth for row in rows], pa.int64()) if n else pa.nulls(0, pa.int64()),
+            ],
+            schema=arrow_schema("orderbook"),
+        )
+
+
+class DeltaBuffer(_Buffer):
+    """Book changes, with the id of the book that each continues."""
+
+    data_type = "orderbook_delta"
+
+    def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
+        """Make columns of (previous id, delta) pairs."""
+        deltas: list[Delta] = [delta for _, delta in rows]
+        instruments, index = _instruments(owners)
+        times = pa.array([delta.time for delta in deltas], pa.int64()).cast(TIME)
+        return pa.RecordBatch.from_arrays(
+            [
+                *_common(instruments, index, times, received, "stream"),
+                pa.array([delta.first for delta in deltas], pa.int64()),
+                pa.array([delta.last for delta in deltas], pa.int64()),
+                pa.array([previous for previous, _ in rows], pa.int64()),
+                pa.array([delta.is_snapshot for delta in deltas], pa.bool_()),
+                _levels([delta.bids for delta in deltas], instruments, index),
+                _levels([delta.asks for delta in deltas], instruments, index),
+            ],
+            schema=arrow_schema("orderbook_delta"),
+        )
+
+
+class RecordBuffer(_Buffer):
+    """Records of a low-rate data type."""
+
+    def __init__(self, data_type: str) -> None:
+        super().__init__()
+        self.data_type = data_type
+
+    def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
+        """Make columns of record structs."""
+        return batch_from_records(rows)
+
+
+class Batcher:
+    """The open batches of one collector.
+
+    Parameters
+    ----------
+    collector, epoch : make the ids of batches: ``collector/epoch/number``
+    on_rejected : called with (data type, error) for each row taken out, after its stream has been told
+    """
+
+    def __init__(
+        self,
+        collector: str,
+        epoch: int,
+        limits: BatchLimits | None = None,
+        on_rejected: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.collector = collector
+        self.epoch = epoch
+        self.limits = limits or BatchLimits()
+        self.records_total = 0
+        self.rejected_total = 0
+        self._on_rejected = on_rejected
+        self._number = 0
+        self._buffers: list[_Buffer] = []
+        self._trades: dict[tuple[int, str], TradeBuffer] = {}
+        self._records: dict[str, RecordBuffer] = {}
+        self.books = self._add(BookBuffer())
+        self.deltas = self._add(DeltaBuffer())
+
+    def _add(self, buffer: Any) -> Any:
+        self._buffers.append(buffer)
+        return buffer
+
+    def trades(self, codec: TradeCodec, source: str = "stream") -> TradeBuffer:
+        """Give the buffer of a trade channel."""
+        place = (id(codec), source)
+        if place not in self._trades:
+            self._trades[place] = self._add(TradeBuffer(codec, source))
+        return self._trades[place]
+
+    def record(self, owner: Owner, record: Record, received: int) -> None:
+        """Add a record of a low-rate data type."""
+        data_type = type(record).table
+        if data_type not in self._records:
+            self._records[data_type] = self._add(RecordBuffer(data_type))
+        buffer = self._records[data_type]
+        buffer.owners.append(owner)
+        buffer.rows.append(record)
+        buffer.received.append(received)
+        buffer.bytes += 200
+
+    @property
+    def pending_rows(self) -> int:
+        """Rows not yet in a batch."""
+        return sum(len(buffer.rows) for buffer in self._buffers)
+
+    def drain(self, now: int, *, force: bool = False) -> list[Batch]:
+        """Close the buffers that are due.
+
+        Parameters
+        ----------
+        now : ns since the epoch
+        force : close everything that has rows
+        """
+        limits = self.limits
+        oldest = now - int(limits.age_s * 1e9)
+        closed = []
+        for buffer in self._buffers:
+            rows = len(buffer.rows)
+            if rows and (force or rows >= limits.rows or buffer.bytes >= limits.bytes or buffer.received[0] <= oldest):
+                batch = self._close(buffer)
+                if batch is not None:
+                    closed.append(batch)
+        return closed
+
+    def _close(self, buffer: _Buffer) -> Batch | None:
+        owners, rows, received = buffer.take()
+        # Sequences up to here are in this batch or an earlier one, so a set of owners is enough: no look at each row.
+        watermarks = {o.key: o.watermark for o in set(owners)} if buffer.data_type != "gap" else {}
+        try:
+            data = buffer.build(owners, rows, received)
+        except (pa.ArrowInvalid, FrameError, ValueError, OverflowError, TypeError):
+            good = self._sift(buffer, owners, rows, received)
+            if not good:
+                return None
+            owners = [owners[i] for i in good]
+            data = buffer.build(owners, [rows[i] for i in good], [received[i] for i in good])
+        self._number += 1
+        self.records_total += data.num_rows
+        return Batch(
+            f"{self.collector}/{self.epoch}/{self._number}",
+            buffer.data_type,
+            data,
+            {key: mark for key, mark in watermarks.items() if mark is not None},
+        )
+
+    def _sift(self, buffer: _Buffer, owners: list[Owner], rows: list[Any], received: list[int]) -> list[int]:
+        """Give the positions of rows that can be records; report the others."""
+        good = []
+        for i in range(len(rows)):
+            try:
+                buffer.build(owners[i : i + 1], rows[i : i + 1], received[i : i + 1])
+            except (pa.ArrowInvalid, FrameError, ValueError, OverflowError, TypeError) as error:
+                text = f"{owners[i].key}: {shorten(str(error))} in {shorten(repr(rows[i]))}"
+                self.rejected_total += 1
+                owners[i].rejected(_sequence(rows[i]), text)
+                if self._on_rejected is not None:
+                    self._on_rejected(buffer.data_type, text)
+            else:
+                good.append(i)
+        return good
+
+
+def _sequence(row: Any) -> int:
+    delta = row[1] if isinstance(row, tuple) else row
+    return int(getattr(delta, "sequence", getattr(delta, "last", -1)))
+
+
+def _instruments(owners: Sequence[Owner]) -> tuple[list[Instrument], npt.NDArray[np.int64]]:
+    """Give the distinct instruments of the rows and the position of each row's."""
+    number: dict[int, int] = {}
+    instruments: list[Instrument] = []
+    for owner in set(owners):
+        number[id(owner)] = len(instruments)
+        instruments.append(owner.instrument)
+    if len(instruments) == 1:
+        return instruments, np.zeros(len(owners), np.int64)
+    return instruments, np.fromiter((number[id(owner)] for owner in owners), np.int64, len(owners))
+
+
+def _common(
+    instruments: list[Instrument], index: npt.NDArray[np.int64], times: pa.Array, received: list[int], source: str
+) -> list[pa.Array]:
+    take = pa.array(index)
+    return [
+        pa.array([i.exchange_name for i in instruments], pa.string()).take(take),
+        pa.array([i.market_type for i in instruments], pa.string()).take(take),
+        pa.array([i.symbol_name for i in instruments], pa.string()).take(take),
+        times,
+        pa.array(received, pa.int64()).cast(TIME),
+        pa.repeat(pa.scalar(source), len(received)),
+    ]
+
+
+def _levels(sides: list[list[WireLevel]], instruments: list[Instrument], index: npt.NDArray[np.int64]) -> pa.Array:
+    """Make the list column of one side, quantities in base."""
+    flat: list[WireLevel] = []
+    offsets = [0]
+    for side in sides:
+        flat += side
+        offsets.append(len(flat))
+    price = pa.array([level.price for level in flat], pa.string()).cast(DECIMAL)
+    quantity = pa.array([level.quantity for level in flat], pa.string()).cast(DECIMAL)
+    if flat:
+        _require_positive(price, "price")
+        if pc.any(pc.less(quantity, _ZERO)).as_py():
+            raise FrameError("quantity is negative")
+        if not all(i.is_base for i in instruments):
+            row_of_level = np.repeat(index, np.diff(np.array(offsets)))
+            quantity, _ = to_base(quantity, price, instruments, row_of_level)
+    return levels_from_columns(offsets, price, quantity)
+
+
+def _require_positive(column: pa.Array, what: str) -> None:
+    if len(column) and pc.any(pc.less_equal(column, _ZERO)).as_py():
+        raise FrameError(f"{what} is not positive")

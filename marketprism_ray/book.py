@@ -1,0 +1,119 @@
+"""The price levels of one book: apply, best bid and offer, top n, checksum.
+
+Each side is two parallel lists, float prices in ascending order of *goodness* and the venue's levels with their exact
+text. The best level is the last one, so that the busiest inserts move the fewest entries. The float only finds the
+place: every price of at most 15 significant digits has a float of its own, and what leaves the book is the text. Rows
+are replaced, never changed, so a slice of them is a snapshot.
+
+This module knows nothing of sequences; ``sync.py`` decides what may be applied.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from marketprism_ray.errors import BookError
+from marketprism_ray.venue import WireLevel
+
+_INFINITY = float("inf")
+
+
+class Book:
+    """One order book in the venue's units.
+
+    Parameters
+    ----------
+    keep : most levels a side, far ones are dropped beyond it; None keeps all. Levels that drift out of a venue's
+        snapshot window are never deleted by the venue (ghosts), so books of such venues must be bounded.
+    """
+
+    __slots__ = ("_asks", "_bids", "_keep", "_prune_at", "pruned", "unknown_deletes")
+
+    def __init__(self, keep: int | None = None) -> None:
+        self._bids: tuple[list[float], list[WireLevel]] = ([], [])
+        self._asks: tuple[list[float], list[WireLevel]] = ([], [])
+        self._keep = keep
+        self._prune_at = keep + max(keep // 10, 10) if keep else None
+        self.pruned = 0
+        self.unknown_deletes = 0
+
+    def replace(self, bids: Sequence[WireLevel], asks: Sequence[WireLevel]) -> None:
+        """Forget everything and take these levels.
+
+        Raises
+        ------
+        BookError
+            If a level is no positive number. The book is then empty.
+        """
+        self.clear()
+        self.apply(bids, asks)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._bids = ([], [])
+        self._asks = ([], [])
+
+    def apply(self, bids: Sequence[WireLevel], asks: Sequence[WireLevel]) -> None:
+        """Set absolute quantities; 0 deletes; deleting an unknown level is counted and harmless.
+
+        Raises
+        ------
+        BookError
+            If a price or quantity is no finite number, or negative. The book must then be thrown away.
+        """
+        try:
+            if bids:
+                self._apply(self._bids, bids, 1.0)
+            if asks:
+                self._apply(self._asks, asks, -1.0)
+        except ValueError as error:
+            raise BookError(f"a price or quantity is not a number: {error}") from error
+
+    def _apply(self, side: tuple[list[float], list[WireLevel]], levels: Sequence[WireLevel], sign: float) -> None:
+        prices, rows = side
+        for level in levels:
+            price = float(level.price)
+            quantity = float(level.quantity)
+            if not 0.0 < price < _INFINITY or not 0.0 <= quantity < _INFINITY:
+                raise BookError(f"level out of range: price {level.price!r}, quantity {level.quantity!r}")
+            price *= sign
+            at = bisect_left(prices, price)
+            if at < len(prices) and prices[at] == price:
+                if quantity:
+                    rows[at] = level
+                else:
+                    del prices[at], rows[at]
+            elif quantity:
+                prices.insert(at, price)
+                rows.insert(at, level)
+            else:
+                self.unknown_deletes += 1
+        if self._prune_at is not None and len(prices) > self._prune_at:
+            assert self._keep is not None
+            excess = len(prices) - self._keep
+            del prices[:excess], rows[:excess]
+            self.pruned += excess
+
+    def is_crossed(self) -> bool:
+        """Tell whether the best bid is at or above the best offer."""
+        bids, asks = self._bids[0], self._asks[0]
+        return bool(bids) and bool(asks) and bids[-1] >= -asks[-1]
+
+    def best(self) -> tuple[WireLevel | None, WireLevel | None]:
+        """Give best bid and best offer; None for an empty side."""
+        bids, asks = self._bids[1], self._asks[1]
+        return (bids[-1] if bids else None), (asks[-1] if asks else None)
+
+    def top(self, depth: int) -> tuple[list[WireLevel], list[WireLevel]]:
+        """Give up to ``depth`` levels a side, best first."""
+        if depth <= 0:
+            return [], []
+        return self._bids[1][: -depth - 1 : -1], self._asks[1][: -depth - 1 : -1]
+
+    def levels(self) -> tuple[list[WireLevel], list[WireLevel]]:
+        """Give all levels, best first."""
+        return self._bids[1][::-1], self._asks[1][::-1]
+
+    def __len__(self) -> int:
+        return len(self._bids[0]) + len(self._asks[0])

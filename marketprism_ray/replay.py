@@ -1,0 +1,541 @@
+"""Recordings through the same feed core as live: what a reader gets from them, figure by figure.
+
+The figures have the names and shape of the ``expected.json`` that lies beside recordings: file, segment, instrument,
+channel. They are in the venue's own units. There is no I/O here but reading files.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import zstandard
+
+from marketprism_ray.batching import Batch, Batcher, BatchLimits
+from marketprism_ray.errors import RecordingError, shorten
+from marketprism_ray.feed import Feed, FetchSnapshot
+from marketprism_ray.instruments import Instrument
+from marketprism_ray.streams import DECODE_ERRORS, BookStream, Stream, TradeStream
+from marketprism_ray.venue import BookCodec, Channel, Data, Delta, Follows, Snapshot, TradeCodec, Venue, WireLevel
+from marketprism_ray.venues import VENUES
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+
+
+class Line(msgspec.Struct):
+    """One line of a recording. ``t`` is the receive time in seconds, exact."""
+
+    raw: str
+    t: Decimal | None = None
+    dir: str = "in"
+    channel: str = ""
+    url: str = ""
+
+
+_decode_line = msgspec.json.Decoder(Line).decode
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a file that stands for itself: line numbers from 1, inclusive; None means to the end."""
+
+    name: str
+    first_line: int = 1
+    last_line: int | None = None
+    rest_first_line: int | None = 1
+    rest_last_line: int | None = None
+
+
+def recordings(folder: Path) -> dict[Path, tuple[Venue, ...]]:
+    """Give the recordings of a folder and the venues that can read each.
+
+    Raises
+    ------
+    RecordingError
+        If the folder has none.
+    """
+    if not folder.is_dir():
+        raise RecordingError(f"{folder}: no such folder")
+    found: dict[Path, tuple[Venue, ...]] = {}
+    for path in sorted(folder.iterdir()):
+        stem = _stem(path)
+        if stem is None or stem.endswith((".rest", ".examples")):
+            continue
+        venues = tuple(v for v in VENUES.values() if stem == v.name or stem.startswith(v.recording))
+        if venues:
+            found[path] = venues
+    if not found:
+        known = ", ".join(sorted({f"{v.recording}*.jsonl[.gz|.zst]" for v in VENUES.values()}))
+        raise RecordingError(f"{folder}: no recording of a known venue; looked for {known}")
+    return found
+
+
+def _stem(path: Path) -> str | None:
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
+    """Give numbered lines of a recording.
+
+    Raises
+    ------
+    RecordingError
+        If a line that is not the last cannot be read. A last line that was cut short is left out.
+    """
+    number = 0
+    bad: str | None = None
+    try:
+        with _open(path) as stream:
+            for number, text in enumerate(stream, 1):
+                if bad is not None:
+                    raise RecordingError(bad)
+                if not text.strip():
+                    continue
+                try:
+                    line = _decode_line(text)
+                except msgspec.DecodeError as error:
+                    if number == 1 and text.startswith(b'{"header"'):
+                        continue
+                    bad = f"{path.name}: line {number}: {error}: {shorten(text)}"
+                    continue
+                yield number, line
+    except (EOFError, zstandard.ZstdError):
+        return  # the writer was killed: what could be read was given
+    except gzip.BadGzipFile as error:
+        raise RecordingError(f"{path.name}: not gzip: {error}") from error
+    if bad is not None and number == 1:
+        raise RecordingError(bad)
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True))  # type: ignore[type-var]
+    return path.open("rb")
+
+
+def segments_of(path: Path, expected: Mapping[str, Any] | None) -> list[Segment]:
+    """Give the segments of a file: from ``expected.json`` if it says, else one."""
+    entry = (expected or {}).get(path.name)
+    if not entry or "segments" not in entry:
+        return [Segment("all")]
+    return [
+        Segment(
+            item["id"],
+            item["first_line"],
+            item["last_line"],
+            item.get("rest_first_line"),
+            item.get("rest_last_line"),
+        )
+        for item in entry["segments"]
+    ]
+
+
+def read_expected(folder: Path) -> dict[str, Any] | None:
+    """Read ``expected.json``, if there is one.
+
+    Raises
+    ------
+    RecordingError
+        If it is not JSON.
+    """
+    path = folder / "expected.json"
+    if not path.exists():
+        return None
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise RecordingError(f"{path}: {error}") from error
+    return loaded
+
+
+class Replay:
+    """One segment of one recording on its way through a feed."""
+
+    def __init__(self, venues: Sequence[Venue], instruments: Mapping[str, Instrument]) -> None:
+        self.venues = venues
+        self.batcher = Batcher("replay", 0, BatchLimits())
+        self.streams: dict[tuple[str, str], Stream] = {}
+        self.unread: dict[str, int] = {}
+        self.errors: list[str] = []
+        self.messages: dict[tuple[str, str], int] = {}
+        self.sums: dict[tuple[str, str], TradeSums] = {}
+        self._instruments = instruments
+        self._feeds: dict[tuple[str, str], Feed] = {}
+        self._by_key: dict[bytes, tuple[str, str] | None] = {}
+        self._waiting: dict[str, list[tuple[int, bytes]]] = {}
+        self._asked: dict[str, BookStream] = {}
+        self._chains: dict[tuple[str, str], Chain] = {}
+        self._snapshots: dict[str, Snapshot] = {}
+
+    def frame(self, raw: bytes, received: int) -> None:
+        """Take one recorded frame."""
+        venue = self.venues[0]
+        key = venue.route(raw)
+        if key is None:
+            try:
+                control = venue.control(raw)
+            except DECODE_ERRORS as error:
+                self.errors.append(f"{type(error).__name__}: {error}")
+                return
+            if not isinstance(control, Data):
+                return
+            key = control.key.encode()
+        if key not in self._by_key:
+            self._by_key[key] = self._start(key.decode(), received)
+        place = self._by_key[key]
+        if place is None:
+            channel = venue.parse_key(key.decode())[0]
+            self.unread[channel] = self.unread.get(channel, 0) + 1
+            return
+        self.messages[place] = self.messages.get(place, 0) + 1
+        feed = self._feeds[place]
+        feed.frame(raw, received)
+        if place in self._chains:
+            self._chains[place].frame(raw)
+        if feed.actions:
+            self._act(feed, received)
+        if self.batcher.pending_rows >= 2_000:
+            self._drain(received)
+
+    def _start(self, key: str, received: int) -> tuple[str, str] | None:
+        name, symbol = self.venues[0].parse_key(key)
+        channel, venue = self._channel(name, symbol)
+        if channel is None:
+            return None
+        instrument = self._instruments.get(symbol) or _unknown(venue, symbol)
+        stream: Stream
+        if isinstance(channel.codec, TradeCodec):
+            stream = TradeStream(venue, channel, instrument, self.batcher)
+        elif isinstance(channel.codec, BookCodec):
+            stream = BookStream(venue, channel, instrument, self.batcher, keep=None)
+            self._chains[symbol, name] = Chain(channel.codec)
+        else:
+            return None
+        place = (symbol, name)
+        feed = Feed(venue, channel.endpoint, [stream])
+        self.streams[place] = stream
+        self._feeds[place] = feed
+        feed.opened(received)
+        return place
+
+    def _channel(self, name: str, symbol: str) -> tuple[Channel | None, Venue]:
+        instrument = self._instruments.get(symbol)
+        venue = next((v for v in self.venues if instrument and v.name == instrument.exchange_name), self.venues[0])
+        for channel in (*venue.channels, *venue.recorded_channels):
+            if channel.name == name:
+                return channel, venue
+        return None, venue
+
+    def _act(self, feed: Feed, received: int) -> None:
+        while feed.actions:
+            action = feed.actions.popleft()
+            if isinstance(action, FetchSnapshot):
+                symbol = action.stream.instrument.venue_symbol
+                self._asked[symbol] = action.stream
+                self._answer(symbol, received)
+
+    def rest(self, url: str, raw: bytes, received: int) -> None:
+        """Take one recorded REST answer: book snapshots go where they are asked for."""
+        query = parse_qs(urlsplit(url).query)
+        symbol = (query.get("symbol") or query.get("instId") or [""])[0]
+        if "depth" in urlsplit(url).path or urlsplit(url).path.endswith("/books"):
+            self._waiting.setdefault(symbol, []).append((received, raw))
+            self._answer(symbol, received)
+
+    def _answer(self, symbol: str, received: int) -> None:
+        while symbol in self._asked and self._waiting.get(symbol):
+            stream = self._asked.pop(symbol)
+            at, body = self._waiting[symbol].pop(0)
+            feed = next(f for place, f in self._feeds.items() if self.streams[place] is stream)
+            feed.snapshot(stream, body, max(at, received))
+            if stream.sync.is_live and stream.codec.decode_snapshot is not None:
+                self._snapshots[symbol] = stream.codec.decode_snapshot(body)
+            self._act(feed, received)
+
+    def finish(self, now: int) -> None:
+        """Close the last batches."""
+        self._drain(now)
+
+    def _drain(self, now: int) -> None:
+        for batch in self.batcher.drain(now, force=True):
+            if batch.data_type == "trade":
+                self._add(batch)
+
+    def _add(self, batch: Batch) -> None:
+        columns = {
+            name: batch.data.column(name).to_pylist()
+            for name in (
+                "symbol_name",
+                "sequence",
+                "price",
+                "quantity",
+                "raw_quantity",
+                "is_buyer_maker",
+                "trade_count",
+            )
+        }
+        venue_symbol = {
+            stream.instrument.symbol_name: stream.instrument.venue_symbol for stream in self.streams.values()
+        }
+        channel = {p[0]: p[1] for p, stream in self.streams.items() if isinstance(stream, TradeStream)}
+        with localcontext() as context:
+            context.prec = 100
+            for symbol, sequence, price, quantity, raw, maker, count in zip(*columns.values(), strict=True):
+                name = venue_symbol[symbol]
+                place = (name, channel[name])
+                sums = self.sums.setdefault(place, TradeSums())
+                sums.add(sequence, price, quantity if raw is None else raw, maker, count)
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Give instrument -> channel -> figures."""
+        found: dict[str, dict[str, Any]] = {}
+        for (symbol, name), stream in sorted(self.streams.items()):
+            if isinstance(stream, TradeStream):
+                sums = self.sums.get((symbol, name), TradeSums())
+                figures = sums.figures(stream, self.messages[symbol, name])
+            else:
+                assert isinstance(stream, BookStream)
+                figures = book_figures(stream, self.messages[symbol, name])
+                if not stream.codec.pushes_snapshot:
+                    figures |= self._chains[symbol, name].figures(self._snapshots.get(symbol))
+            found.setdefault(symbol, {})[name] = figures
+        return found
+
+
+class Chain:
+    """The deltas of one book as they follow each other, whether or not there is a snapshot."""
+
+    def __init__(self, codec: BookCodec) -> None:
+        self._codec = codec
+        self._deltas: list[Delta] = []
+
+    def frame(self, raw: bytes) -> None:
+        """Note the ids of a frame; one that cannot be read has been counted by its stream."""
+        try:
+            deltas = self._codec.decode(raw)
+        except DECODE_ERRORS:
+            return
+        for delta in deltas:
+            self._deltas.append(Delta(delta.first, delta.last, delta.previous, delta.time, [], []))
+
+    def figures(self, snapshot: Snapshot | None) -> dict[str, Any]:
+        """Give what the chain says by itself and against the snapshot that made the book live."""
+        follows = self._codec.follows
+        gaps = sum(follows(a.last, b) is Follows.GAP for a, b in pairwise(self._deltas))
+        found: dict[str, Any] = {"gaps_between_deltas": gaps}
+        if snapshot is not None:
+            later = (delta for delta in self._deltas if self._codec.splices(snapshot.last, delta) is not Follows.STALE)
+            first = next(later, None)
+            found |= {
+                "snapshot_last_update_id": snapshot.last,
+                "snapshot_levels": [len(snapshot.bids), len(snapshot.asks)],
+                "first_applied_overlaps_snapshot": (
+                    first is not None and self._codec.splices(snapshot.last, first) is Follows.NEXT
+                ),
+            }
+        return found
+
+
+class TradeSums:
+    """Exact sums over the trades of one instrument."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: int | None = None
+        self.last: int | None = None
+        self.steps = 0
+        self.quantity = Decimal(0)
+        self.value = Decimal(0)
+        self.sells = 0
+
+    def add(self, sequence: int, price: Decimal, quantity: Decimal, maker: bool, count: int | None) -> None:
+        """Add one trade; quantities in the venue's units."""
+        if self.last is None:
+            self.first = sequence
+        elif sequence != self.last + 1:
+            self.steps += 1
+        self.last = sequence
+        self.count += 1
+        self.quantity += quantity
+        self.value += price * quantity
+        self.sells += maker
+
+    def figures(self, stream: TradeStream, messages: int) -> dict[str, Any]:
+        """Give the figures under their names."""
+        text = stream.codec.id_is_text
+
+        def identity(value: int | None) -> int | str | None:
+            return str(value) if text and value is not None else value
+
+        found: dict[str, Any] = {
+            "count": self.count,
+            "first_id": identity(self.first),
+            "last_id": identity(self.last),
+            "id_steps_other_than_one": self.steps,
+            "quantity_sum": _plain(self.quantity),
+            "price_times_quantity_sum": _plain(self.value),
+            "taker_sell_count": self.sells,
+            "messages": messages,
+            "missing": stream.missing,
+            "duplicates": stream.duplicates,
+            "errors": stream.decode_errors,
+        }
+        return found
+
+
+def book_figures(stream: BookStream, messages: int) -> dict[str, Any]:
+    """Give the figures of a book under their names."""
+    sync = stream.sync
+    counts = sync.counts
+    found: dict[str, Any] = {"state": sync.state.value, "gaps": counts["gaps"], "errors": stream.decode_errors}
+    if stream.codec.pushes_snapshot:
+        found |= {
+            "snapshots": counts["snapshots"],
+            "updates": messages - counts["snapshots"] - stream.decode_errors,
+            "applied": counts["applied"],
+            "dropped": counts["dropped"] + counts["stale"],
+            "updates_before_snapshot": counts["dropped"],
+            "checksum_matches": counts["checksums"],
+            "checksum_mismatches": counts["checksum_mismatches"],
+            "deletes_of_unknown_level": sync.book.unknown_deletes,
+            "crossed": counts["crossed"],
+            "crossed_after_message": counts["crossed"],
+            "last_ts": str(sync.last_time // 1_000_000),
+        }
+    else:
+        found |= {
+            "deltas": messages,
+            "applied": counts["applied"],
+            "dropped": counts["dropped"] + counts["stale"],
+            "dropped_as_older_than_snapshot": counts["dropped"] + counts["stale"],
+            "crossed": counts["crossed"],
+            "crossed_after_delta": counts["crossed"],
+        }
+        if not counts["snapshots"]:
+            return found | {"snapshot": None}
+    bids, asks = sync.book.levels()
+    with localcontext() as context:
+        context.prec = 100
+        found |= {
+            "last_update_id": sync.last,
+            "best_bid": _level(bids),
+            "best_ask": _level(asks),
+            "bid_levels": len(bids),
+            "ask_levels": len(asks),
+            "bid_quantity_sum": _plain(sum((Decimal(level.quantity) for level in bids), Decimal(0))),
+            "ask_quantity_sum": _plain(sum((Decimal(level.quantity) for level in asks), Decimal(0))),
+            "top5": {"bids": _pairs(bids[:5]), "asks": _pairs(asks[:5])},
+        }
+    return found
+
+
+def _plain(value: Decimal) -> str:
+    return format(value, "f")
+
+
+def _pairs(levels: Sequence[WireLevel]) -> list[list[str]]:
+    return [[level.price, level.quantity] for level in levels]
+
+
+def _level(levels: Sequence[WireLevel]) -> list[str] | None:
+    return [levels[0].price, levels[0].quantity] if levels else None
+
+
+def _unknown(venue: Venue, symbol: str) -> Instrument:
+    """Stand in for an instrument whose metadata was not recorded: the venue's own name and units."""
+    return Instrument(
+        exchange_name=venue.name,
+        market_type=venue.market_types[0],
+        symbol_name=symbol,
+        venue_symbol=symbol,
+        base=symbol,
+        quote="",
+        settle="",
+        quantity_unit="base",
+    )
+
+
+def replay_file(path: Path, venues: Sequence[Venue], segments: Sequence[Segment]) -> list[dict[str, Any]]:
+    """Replay a recording, segment by segment: nothing is carried over a border."""
+    stem = _stem(path)
+    rest_path = next(
+        (
+            path.with_name(f"{stem}.rest{suffix}")
+            for suffix in SUFFIXES
+            if path.with_name(f"{stem}.rest{suffix}").exists()
+        ),
+        None,
+    )
+    rest = list(read_lines(rest_path)) if rest_path is not None else []
+    lines = read_lines(path)
+    pending = next(lines, None)
+    results = []
+    for segment in segments:
+        answers = _answers(rest, segment)
+        replay = Replay(venues, _recorded_instruments(venues, answers))
+        at = 0
+        while pending is not None and (segment.last_line is None or pending[0] <= segment.last_line):
+            number, line = pending
+            pending = next(lines, None)
+            if number < segment.first_line or line.dir != "in":
+                continue
+            at = _ns(line.t, at)
+            while answers and _ns(answers[0].t, 0) <= at:
+                answer = answers.pop(0)
+                replay.rest(answer.url, answer.raw.encode(), at)
+            replay.frame(line.raw.encode(), at)
+        for answer in answers:
+            replay.rest(answer.url, answer.raw.encode(), at)
+        replay.finish(at)
+        results.append(
+            {"id": segment.name, "symbols": replay.figures(), "not_read": replay.unread, "errors": replay.errors[:20]}
+        )
+    return results
+
+
+def _answers(rest: Sequence[tuple[int, Line]], segment: Segment) -> list[Line]:
+    if segment.rest_first_line is None:
+        return []
+    last = segment.rest_last_line
+    chosen = [line for number, line in rest if number >= segment.rest_first_line and (last is None or number <= last)]
+    return sorted(chosen, key=lambda line: _ns(line.t, 0))
+
+
+def _recorded_instruments(venues: Sequence[Venue], answers: Sequence[Line]) -> dict[str, Instrument]:
+    """Read instruments from recorded metadata answers."""
+    found: dict[str, Instrument] = {}
+    for answer in answers:
+        path = urlsplit(answer.url).path
+        for venue in venues:
+            if any(request.path.rsplit("/", 1)[-1] == path.rsplit("/", 1)[-1] for request in venue.instrument_requests):
+                for instrument in venue.decode_instruments(answer.raw.encode()):
+                    if instrument.market_type in venue.market_types:
+                        found[instrument.venue_symbol] = instrument
+    return found
+
+
+def _ns(t: Decimal | None, default: int) -> int:
+    return default if t is None else int(t * 1_000_000_000)
+
+
+def replay_folder(folder: Path) -> dict[str, Any]:
+    """Replay every recording of a folder: file name -> {"segments": [...]}."""
+    expected = read_expected(folder)
+    return {
+        path.name: {"segments": replay_file(path, venues, segments_of(path, expected))}
+        for path, venues in recordings(folder).items()
+    }

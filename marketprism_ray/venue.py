@@ -1,0 +1,332 @@
+"""The complete list of what a venue file must say, and nothing more.
+
+A venue is a value (`Venue`), not a class to inherit from: numbers, texts and small pure functions. Shared code calls
+them and never asks which venue it is talking to. A second market of the same house is a second value in the same file.
+
+References
+----------
+``venues/README.md`` says how to add one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from marketprism_ray.instruments import Instrument, MarketType
+from marketprism_ray.records import Record
+
+MS = 1_000_000
+"""Nanoseconds in a millisecond."""
+
+
+# --- REST -----------------------------------------------------------------------------------------------------------
+
+
+class Priority(enum.IntEnum):
+    """Who goes first when the request budget is short."""
+
+    SNAPSHOT = 0
+    BACKFILL = 1
+    POLL = 2
+    METADATA = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A published request limit: ``capacity`` units of weight each ``period_s`` seconds."""
+
+    name: str
+    capacity: int
+    period_s: float
+    used_header: str | None = None
+    """Response header that reports the weight used in the period, where the venue sends one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP GET, with what it costs from which budgets."""
+
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    costs: tuple[tuple[str, int], ...] = ()
+    priority: Priority = Priority.METADATA
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The HTTP side of a venue."""
+
+    budgets: tuple[Budget, ...]
+    check: Callable[[int, bytes], None]
+    """Raise VenueError, RateLimited or TransportError if the answer (status, body) is an error in the venue's terms.
+    Status 429 and 418 with their headers are dealt with before this is called."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+# --- WebSocket ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SocketLimits:
+    """What one socket may carry, from the venue's documentation."""
+
+    streams_per_socket: int
+    """Most streams we put on one socket (at or below the published limit)."""
+    keys_per_message: int
+    """Most keys in one subscribe message."""
+    message_bytes: int
+    """Most bytes in one subscribe message."""
+    messages_per_second: float
+    """Rate at which we send messages."""
+    connects: int
+    """New sockets allowed ..."""
+    connects_period_s: float
+    """... in this many seconds, per public address."""
+    lifetime_s: float | None
+    """Age at which the venue cuts the socket; we replace it before. None if it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """How the socket is kept alive."""
+
+    silent_s: float
+    """Nothing at all (data, answers or protocol pings) for this long: the socket is dead, reconnect."""
+    ping_after_s: float | None = None
+    """Send ``ping`` when nothing has arrived for this long. None: the server pings, nothing to send."""
+    ping: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The venue accepted these stream keys; empty if the answer does not name them (then all pending ones)."""
+
+    keys: tuple[str, ...] = ()
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The venue refused a subscription. ``key`` is None if the answer does not name it."""
+
+    code: str
+    message: str
+    key: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownNotice:
+    """The venue will close this socket soon: open a replacement now."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer the venue with this text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """A known frame that needs no action (a pong, an unsubscribe answer)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A data frame whose key could not be read off its head: the key found by decoding it whole."""
+
+    key: str
+
+
+Control = Ack | Rejected | ShutdownNotice | Reply | Ignore | Data
+
+
+# --- channels -------------------------------------------------------------------------------------------------------
+
+
+class WireLevel(msgspec.Struct, array_like=True, gc=False):
+    """A price level as the venue sent it: exact text. Further array items are ignored."""
+
+    price: str
+    quantity: str
+
+
+class Delta(msgspec.Struct, gc=False):
+    """One book message in common terms.
+
+    ``previous`` is the id this message continues, where the venue sends it; otherwise None and ``first`` decides.
+    """
+
+    first: int
+    last: int
+    previous: int | None
+    time: int
+    """Event time, ns UTC."""
+    bids: list[WireLevel]
+    asks: list[WireLevel]
+    is_snapshot: bool = False
+    checksum: int = 0
+    """0 means none."""
+
+
+class Snapshot(msgspec.Struct, gc=False):
+    """A whole book from REST."""
+
+    last: int
+    time: int | None
+    """Event time, ns UTC; None if the venue does not send it."""
+    bids: list[WireLevel]
+    asks: list[WireLevel]
+
+
+class Follows(enum.Enum):
+    """How a delta relates to the id of the book."""
+
+    NEXT = "next"
+    STALE = "stale"
+    GAP = "gap"
+
+
+@dataclass(frozen=True, slots=True)
+class TradeCodec:
+    """How trades of a channel are read.
+
+    ``decode`` gives the wire structs of one frame. Each has ``sequence`` (int, rises by ``count`` per record), ``time``
+    (int, in units of ``time_ns``), ``price`` and ``quantity`` (exact text). The functions below read a column of them.
+    """
+
+    decode: Callable[[bytes], Sequence[Any]]
+    time_ns: int
+    is_buyer_maker: Callable[[Sequence[Any]], list[bool]]
+    trade_count: Callable[[Sequence[Any]], list[int]] | None = None
+    """Fills merged into each record; None if the channel sends every fill."""
+    covers: Callable[[Any], int] | None = None
+    """Sequence numbers that one record covers, ending at ``sequence``; None means one."""
+    id_is_text: bool = False
+    """True if the venue writes trade ids as JSON strings."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookCodec:
+    """How a book is read and kept whole. The rules quote the venue's numbered procedure."""
+
+    decode: Callable[[bytes], Sequence[Delta]]
+    follows: Callable[[int, Delta], Follows]
+    """Relation of a delta to the id of a live book."""
+    splices: Callable[[int, Delta], Follows]
+    """Relation of a delta to the id of a snapshot: NEXT continues it, STALE is older, GAP means it is too old."""
+    depth: int
+    """Levels a side that a snapshot brings."""
+    snapshot: Callable[[Instrument, int], Request] | None
+    """REST request for a snapshot of that many levels."""
+    decode_snapshot: Callable[[bytes], Snapshot] | None
+    pushes_snapshot: bool
+    """True if the channel sends a snapshot itself after each subscribe; REST is then the fallback."""
+    bounded: bool = False
+    """True if the venue deletes levels that leave its window, so that nothing needs pruning."""
+    checksum: Callable[[Sequence[WireLevel], Sequence[WireLevel]], int] | None = None
+    """Digest of the best levels (bids, asks; best first), compared while the venue sends one that is not 0."""
+    checksum_depth: int = 25
+
+
+@dataclass(frozen=True, slots=True)
+class RecordCodec:
+    """How a low-rate channel is read: straight to records."""
+
+    decode: Callable[[bytes, Instrument, int], Sequence[Record]]
+    """(frame, instrument, receive time ns) -> records."""
+
+
+Codec = TradeCodec | BookCodec | RecordCodec
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One of the venue's streams, and the data type it yields."""
+
+    data_type: str
+    name: str
+    """The venue's own name, as in recordings."""
+    endpoint: str
+    """Name of the socket it flows on."""
+    key: Callable[[Instrument], str]
+    """Text that names the stream on the wire, in subscribe messages and at the head of each data frame."""
+    codec: Codec
+    cadence_s: float | None
+    """Documented time between frames; None if frames come only with events."""
+
+
+@dataclass(frozen=True, slots=True)
+class TradeHistory:
+    """REST access to past trades by sequence, for closing gaps."""
+
+    request: Callable[[Instrument, int, int], Request]
+    """(instrument, first missing, last missing) -> request for one page that starts or ends inside that range."""
+    decode: Callable[[bytes], Sequence[Any]]
+    """Wire structs with the same attributes as those of the trade codec, any order."""
+    newest_first: bool
+    """True if pages go from new to old: the request's last sequence decides where a page begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """One market with one set of endpoints and rules."""
+
+    name: str
+    house: str
+    market_types: tuple[MarketType, ...]
+    sockets: Mapping[str, str]
+    """Default WebSocket URL of each endpoint name."""
+    rest_url: str
+    rest: Rest
+    limits: SocketLimits
+    heartbeat: Heartbeat
+    route: Callable[[bytes], bytes | None]
+    """Read the stream key off the head of a data frame, without decoding it; None if it does not look like one."""
+    control: Callable[[bytes], Control]
+    """Understand any frame that ``route`` did not place. Raises FrameError."""
+    parse_key: Callable[[str], tuple[str, str]]
+    """Take a stream key apart: (channel name, venue symbol)."""
+    recording: str
+    """What the names of recordings of this venue begin with."""
+    subscribe: Callable[[Sequence[str], int], str]
+    """(keys, request id) -> message text."""
+    unsubscribe: Callable[[Sequence[str], int], str]
+    instrument_requests: tuple[Request, ...]
+    decode_instruments: Callable[[bytes], list[Instrument]]
+    channels: tuple[Channel, ...]
+    recorded_channels: tuple[Channel, ...] = ()
+    """Further channels that recordings contain and ``replay`` reads."""
+    trade_history: TradeHistory | None = None
+    docs: str = ""
+
+    def channel(self, data_type: str) -> Channel:
+        """Give the channel that yields a data type.
+
+        Raises
+        ------
+        KeyError
+            If this venue does not offer it.
+        """
+        for channel in self.channels:
+            if channel.data_type == data_type:
+                return channel
+        raise KeyError(f"{self.name} does not offer {data_type}")
+
+    @property
+    def data_types(self) -> tuple[str, ...]:
+        """What can be collected here, ``orderbook_delta`` included where there are books."""
+        found: list[str] = []
+        for channel in self.channels:
+            found.append(channel.data_type)
+            if isinstance(channel.codec, BookCodec):
+                found.append("orderbook_delta")
+        return tuple(found)
