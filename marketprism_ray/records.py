@@ -280,7 +280,9 @@ class Gap(Record, frozen=True, kw_only=True):
     partition: ClassVar[str] = "opened_at"
 
     data_type: Annotated[str, Meta(description="data type of the stream that has the hole")]
-    reason: Annotated[str, Meta(description="`sequence`, `disconnected`, `collector_lost`, `malformed`, `checksum`, ...")]
+    reason: Annotated[
+        str, Meta(description="`sequence`, `disconnected`, `collector_lost`, `malformed`, `checksum`, ...")
+    ]
     opened_at: Annotated[Time, Meta(description="time of the last good record before the hole")]
     closed_at: Annotated[Time | None, Meta(description="time of the first good record after it")] = None
     first_missing: Annotated[int | None, Meta(description="first missing sequence")] = None

@@ -121,9 +121,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
 
 def _open(path: Path) -> io.BufferedIOBase:
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return gzip.open(path, "rb")
     if path.suffix == ".zst":
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True))  # type: ignore[type-var]
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True))
     return path.open("rb")
 
 
@@ -416,6 +416,8 @@ def book_figures(stream: BookStream, messages: int) -> dict[str, Any]:
             "crossed_after_message": counts["crossed"],
             "last_ts": str(sync.last_time // 1_000_000),
         }
+        if stream.codec.checksum is not None and sync.is_live:
+            found["last_checksum"] = stream.codec.checksum(*sync.book.top(stream.codec.checksum_depth))
     else:
         found |= {
             "deltas": messages,
@@ -472,14 +474,8 @@ def _unknown(venue: Venue, symbol: str) -> Instrument:
 def replay_file(path: Path, venues: Sequence[Venue], segments: Sequence[Segment]) -> list[dict[str, Any]]:
     """Replay a recording, segment by segment: nothing is carried over a border."""
     stem = _stem(path)
-    rest_path = next(
-        (
-            path.with_name(f"{stem}.rest{suffix}")
-            for suffix in SUFFIXES
-            if path.with_name(f"{stem}.rest{suffix}").exists()
-        ),
-        None,
-    )
+    siblings = [path.with_name(f"{stem}.rest{suffix}") for suffix in SUFFIXES]
+    rest_path = next((sibling for sibling in siblings if sibling.exists()), None)
     rest = list(read_lines(rest_path)) if rest_path is not None else []
     lines = read_lines(path)
     pending = next(lines, None)
