@@ -75,8 +75,11 @@ class _Buffer:
         self.bytes = 0
 
     def take(self) -> tuple[list[Owner], list[Any], list[int]]:
-        taken = (self.owners, self.rows, self.received)
-        self.owners, self.rows, self.received = [], [], []
+        """Give the rows and empty the lists in place: streams hold on to their ``append``."""
+        taken = (self.owners[:], self.rows[:], self.received[:])
+        self.owners.clear()
+        self.rows.clear()
+        self.received.clear()
         self.bytes = 0
         return taken
 
@@ -177,16 +180,16 @@ class DeltaBuffer(_Buffer):
     data_type = "orderbook_delta"
 
     def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
-        """Make columns of (previous id, delta) pairs."""
-        deltas: list[Delta] = [delta for _, delta in rows]
+        """Make columns of (previous id, delta, nanoseconds of its time unit)."""
+        deltas: list[Delta] = [row[1] for row in rows]
         instruments, index = _instruments(owners)
-        times = pa.array([delta.time for delta in deltas], pa.int64()).cast(TIME)
+        times = pa.array([delta.time * unit for _, delta, unit in rows], pa.int64()).cast(TIME)
         return pa.RecordBatch.from_arrays(
             [
                 *_common(instruments, index, times, received, "stream"),
                 pa.array([delta.first for delta in deltas], pa.int64()),
                 pa.array([delta.last for delta in deltas], pa.int64()),
-                pa.array([previous for previous, _ in rows], pa.int64()),
+                pa.array([row[0] for row in rows], pa.int64()),
                 pa.array([delta.is_snapshot for delta in deltas], pa.bool_()),
                 _levels([delta.bids for delta in deltas], instruments, index),
                 _levels([delta.asks for delta in deltas], instruments, index),

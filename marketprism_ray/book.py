@@ -38,8 +38,8 @@ class Book:
         self.pruned = 0
         self.unknown_deletes = 0
 
-    def replace(self, bids: Sequence[WireLevel], asks: Sequence[WireLevel]) -> None:
-        """Forget everything and take these levels.
+    def replace(self, bids: Sequence[WireLevel], asks: Sequence[WireLevel]) -> bool:
+        """Forget everything and take these levels; True if they are crossed.
 
         Raises
         ------
@@ -47,15 +47,20 @@ class Book:
             If a level is no positive number. The book is then empty.
         """
         self.clear()
-        self.apply(bids, asks)
+        return self.apply(bids, asks)
 
     def clear(self) -> None:
         """Forget everything."""
         self._bids = ([], [])
         self._asks = ([], [])
 
-    def apply(self, bids: Sequence[WireLevel], asks: Sequence[WireLevel]) -> None:
+    def apply(self, bids: Sequence[WireLevel], asks: Sequence[WireLevel]) -> bool:
         """Set absolute quantities; 0 deletes; deleting an unknown level is counted and harmless.
+
+        Returns
+        -------
+        bool
+            True if the book is crossed now: the best bid is at or above the best offer.
 
         Raises
         ------
@@ -69,9 +74,12 @@ class Book:
                 self._apply(self._asks, asks, -1.0)
         except ValueError as error:
             raise BookError(f"a price or quantity is not a number: {error}") from error
+        bid_prices, ask_prices = self._bids[0], self._asks[0]
+        return bool(bid_prices and ask_prices) and bid_prices[-1] >= -ask_prices[-1]
 
     def _apply(self, side: tuple[list[float], list[WireLevel]], levels: Sequence[WireLevel], sign: float) -> None:
         prices, rows = side
+        size = len(prices)
         for level in levels:
             price = float(level.price)
             quantity = float(level.quantity)
@@ -79,26 +87,23 @@ class Book:
                 raise BookError(f"level out of range: price {level.price!r}, quantity {level.quantity!r}")
             price *= sign
             at = bisect_left(prices, price)
-            if at < len(prices) and prices[at] == price:
+            if at < size and prices[at] == price:
                 if quantity:
                     rows[at] = level
                 else:
                     del prices[at], rows[at]
+                    size -= 1
             elif quantity:
                 prices.insert(at, price)
                 rows.insert(at, level)
+                size += 1
             else:
                 self.unknown_deletes += 1
-        if self._prune_at is not None and len(prices) > self._prune_at:
+        if self._prune_at is not None and size > self._prune_at:
             assert self._keep is not None
-            excess = len(prices) - self._keep
+            excess = size - self._keep
             del prices[:excess], rows[:excess]
             self.pruned += excess
-
-    def is_crossed(self) -> bool:
-        """Tell whether the best bid is at or above the best offer."""
-        bids, asks = self._bids[0], self._asks[0]
-        return bool(bids) and bool(asks) and bids[-1] >= -asks[-1]
 
     def best(self) -> tuple[WireLevel | None, WireLevel | None]:
         """Give best bid and best offer; None for an empty side."""

@@ -106,6 +106,15 @@ class Subscription:
     refused: str = ""
     retry_at: int = 0
     alarms: int = 0
+    frames_seen: int = 0
+    last_frame: int = 0
+
+    def look(self, now: int) -> None:
+        """Note when the stream last had frames; the hot path only counts them."""
+        if self.stream.frames != self.frames_seen:
+            self.frames_seen = self.stream.frames
+            self.last_frame = self.stream.last_received = now
+            self.alarms = 0
 
 
 class Feed:
@@ -136,9 +145,8 @@ class Feed:
         self.actions: deque[Action] = deque()
         self.now = 0
         self.standby = standby
-        self.counts = dict.fromkeys(
-            ("frames", "bytes", "unknown", "errors", "acks", "rejected", "notices", "alarms", "resubscribed"), 0
-        )
+        self.frames = 0
+        self.counts = dict.fromkeys(("unknown", "errors", "acks", "rejected", "notices", "alarms", "resubscribed"), 0)
         self.last_errors: deque[str] = deque(maxlen=20)
         self._tap = tap
         self._route = venue.route
@@ -146,8 +154,8 @@ class Feed:
         self._handlers: dict[bytes | None, Callable[[bytes, int], None]] = {}
         self._requests: dict[str, tuple[str, ...]] = {}
         self._request_id = 0
+        self._frames_seen = 0
         self._last_frame = 0
-        self._opened = 0
         self._next_check = 0
         self._pinged = 0
         self._finished = False
@@ -159,7 +167,7 @@ class Feed:
     def opened(self, now: int) -> None:
         """Hear that the socket is open: subscribe everything."""
         self.now = now
-        self._opened = self._last_frame = now
+        self._last_frame = now
         for key, subscription in self._subscriptions.items():
             stream = subscription.stream
             if self.standby:
@@ -167,7 +175,7 @@ class Feed:
                 self._handlers[key.encode()] = stream.standby_frame
             else:
                 stream.feeds.insert(0, self)
-                self._handlers[key.encode()] = stream.frame
+                self._handlers[key.encode()] = stream.handler
         self._subscribe(list(self._subscriptions))
         for stream in self._books:
             if self.standby:
@@ -176,7 +184,7 @@ class Feed:
     def frame(self, raw: bytes, received: int) -> None:
         """Take one message. Never raises on bad input: it is counted and its stream resyncs."""
         self.now = received
-        self._last_frame = received
+        self.frames += 1
         if self._tap is not None:
             self._tap(raw, received)
         handler = self._handlers.get(self._route(raw))
@@ -184,9 +192,6 @@ class Feed:
             handler(raw, received)
         else:
             self._other(raw, received)
-        counts = self.counts
-        counts["frames"] += 1
-        counts["bytes"] += len(raw)
 
     def snapshot(self, stream: BookStream, body: bytes, received: int) -> None:
         """Take the answer to a `FetchSnapshot`."""
@@ -258,7 +263,7 @@ class Feed:
         self.now = now
         self.standby = False
         for key, subscription in self._subscriptions.items():
-            self._handlers[key.encode()] = subscription.stream.frame
+            self._handlers[key.encode()] = subscription.stream.handler
 
     # --- what streams ask for ---
 
@@ -378,6 +383,11 @@ class Feed:
     # --- deadlines ---
 
     def _check(self, now: int) -> None:
+        if self.frames != self._frames_seen:
+            self._frames_seen = self.frames
+            self._last_frame = now
+        for subscription in self._subscriptions.values():
+            subscription.look(now)
         heartbeat = self.venue.heartbeat
         silent = (now - self._last_frame) / SECOND
         if silent > heartbeat.silent_s:
@@ -418,7 +428,7 @@ class Feed:
             limit = max(settings.silence_s, 10 * cadence)
         # Each alarm doubles the patience: a thin instrument must not use up the venue's message limit.
         limit *= 2 ** min(subscription.alarms, 6)
-        since = max(stream.last_frame, subscription.sent)
+        since = max(subscription.last_frame, subscription.sent)
         if now - since > limit * SECOND:
             self._alarm(subscription, f"{stream.key}: silent for {limit:g} s")
             self.resubscribe(stream, "silent")
@@ -459,9 +469,10 @@ class Feed:
         """Give what the log line at close says."""
         trades = [stream for stream in self.streams if isinstance(stream, TradeStream)]
         return {
+            "frames": self.frames,
             **self.counts,
             "streams": len(self.streams),
-            "trades": sum(stream.accepted for stream in trades),
+            "trades": sum(stream.frames for stream in trades),
             "books_live": sum(stream.is_ready for stream in self._books),
             "decode_errors": sum(stream.decode_errors for stream in self.streams),
             "last_error": self.last_errors[-1] if self.last_errors else "",

@@ -185,7 +185,7 @@ class Replay:
         """Take one recorded frame."""
         venue = self.venues[0]
         key = venue.route(raw)
-        if key is None:
+        if key not in self._by_key:
             try:
                 control = venue.control(raw)
             except DECODE_ERRORS as error:
@@ -406,7 +406,7 @@ def book_figures(stream: BookStream, messages: int) -> dict[str, Any]:
         found |= {
             "snapshots": counts["snapshots"],
             "updates": messages - counts["snapshots"] - stream.decode_errors,
-            "applied": counts["applied"],
+            "applied": sync.applied,
             "dropped": counts["dropped"] + counts["stale"],
             "updates_before_snapshot": counts["dropped"],
             "checksum_matches": counts["checksums"],
@@ -414,14 +414,14 @@ def book_figures(stream: BookStream, messages: int) -> dict[str, Any]:
             "deletes_of_unknown_level": sync.book.unknown_deletes,
             "crossed": counts["crossed"],
             "crossed_after_message": counts["crossed"],
-            "last_ts": str(sync.last_time // 1_000_000),
+            "last_ts": str(sync.last_time),
         }
         if stream.codec.checksum is not None and sync.is_live:
             found["last_checksum"] = stream.codec.checksum(*sync.book.top(stream.codec.checksum_depth))
     else:
         found |= {
             "deltas": messages,
-            "applied": counts["applied"],
+            "applied": sync.applied,
             "dropped": counts["dropped"] + counts["stale"],
             "dropped_as_older_than_snapshot": counts["dropped"] + counts["stale"],
             "crossed": counts["crossed"],

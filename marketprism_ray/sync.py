@@ -64,6 +64,9 @@ class Event(enum.Enum):
     CLOSED = "closed"
 
 
+_LIVE = State.LIVE
+_NEXT = Follows.NEXT
+
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.COLD, Event.SUBSCRIBED): State.SYNCING,
     (State.COLD, Event.CLOSED): State.COLD,
@@ -95,10 +98,10 @@ class Outputs(Protocol):
         """Unsubscribe and subscribe this stream: the channel sends a new snapshot."""
 
     def gap_opened(self, reason: str, last: int, time: int) -> None:
-        """Note that changes after ``last`` (at ``time`` ns) are lost."""
+        """Note that changes after ``last`` (at ``time``, venue units) are lost."""
 
     def gap_closed(self, first: int, time: int, received: int) -> None:
-        """Note that the book is live again from ``first`` (at ``time`` ns)."""
+        """Note that the book is live again from ``first`` (at ``time``, venue units)."""
 
 
 class BookSync:
@@ -116,9 +119,9 @@ class BookSync:
         self.last = 0
         self.last_time = 0
         self.changed = False
+        self.applied = 0
         self.counts = dict.fromkeys(
             (
-                "applied",
                 "stale",
                 "dropped",
                 "gaps",
@@ -133,6 +136,7 @@ class BookSync:
         )
         self.story: deque[tuple[str, str, str]] = deque(maxlen=STORY_LENGTH)
         self.outputs = outputs
+        self._emit = outputs.delta
         self._follows = codec.follows
         self._bounded = codec.bounded
         self._held: deque[tuple[Delta, int]] = deque()
@@ -151,10 +155,9 @@ class BookSync:
         """Take one message of the stream."""
         if delta.is_snapshot:
             self._pushed_snapshot(delta, received)
-            return
-        if self.state is State.LIVE:
+        elif self.state is _LIVE:
             follows = self._follows(self.last, delta)
-            if follows is Follows.NEXT:
+            if follows is _NEXT:
                 self._apply(delta, received)
             elif follows is Follows.STALE:
                 self.counts["stale"] += 1
@@ -184,7 +187,7 @@ class BookSync:
             first=snapshot.last,
             last=snapshot.last,
             previous=None,
-            time=snapshot.time or received,
+            time=received // self.codec.time_ns if snapshot.time is None else snapshot.time,
             bids=snapshot.bids,
             asks=snapshot.asks,
             is_snapshot=True,
@@ -290,11 +293,11 @@ class BookSync:
 
     def _replace(self, whole: Delta, received: int) -> bool:
         try:
-            self.book.replace(whole.bids, whole.asks)
+            crossed = self.book.replace(whole.bids, whole.asks)
         except BookError as error:
             self.broken("malformed", str(error))
             return False
-        if self.book.is_crossed():
+        if crossed:
             self.counts["crossed"] += 1
             self._attempt += 1
             self.broken("crossed", f"snapshot {whole.last}")
@@ -314,7 +317,7 @@ class BookSync:
 
     def _apply(self, delta: Delta, received: int) -> None:
         try:
-            self.book.apply(delta.bids, delta.asks)
+            crossed = self.book.apply(delta.bids, delta.asks)
         except BookError as error:
             self.broken("malformed", str(error))
             return
@@ -323,9 +326,9 @@ class BookSync:
             return  # a keep-alive: the book lives, nothing changed
         self.last_time = delta.time
         self.changed = True
-        self.counts["applied"] += 1
-        self.outputs.delta(delta, previous, received)
-        if self.book.is_crossed():
+        self.applied += 1
+        self._emit(delta, previous, received)
+        if crossed:
             self.counts["crossed"] += 1
             self.broken("crossed", f"after {delta.last}")
         elif delta.checksum:
@@ -350,10 +353,16 @@ class BookSync:
             self.gap_open = True
             self.outputs.gap_opened(reason, self.last, self.last_time)
 
+    def hand_over(self, outputs: Outputs, *, gap_is_open: bool) -> None:
+        """Let another take the outputs, and know whether a gap of its is still to be closed."""
+        self.outputs = outputs
+        self._emit = outputs.delta
+        self.gap_open = gap_is_open
+
     def resume(self, last: int, time: int) -> None:
         """Continue after a lost predecessor whose last durable change was ``last``: opens the gap it left."""
         self.last = last
-        self.last_time = time
+        self.last_time = time // self.codec.time_ns
         self._open_gap("collector_lost")
 
     def _move(self, event: Event, detail: str) -> None:

@@ -160,7 +160,7 @@ class WireLevel(msgspec.Struct, array_like=True, gc=False):
 
 
 class Delta(msgspec.Struct, gc=False):
-    """One book message in common terms.
+    """One book message in common terms. A venue's wire struct may stand in for it if it has these attributes.
 
     ``previous`` is the id this message continues, where the venue sends it; otherwise None and ``first`` decides.
     """
@@ -169,7 +169,7 @@ class Delta(msgspec.Struct, gc=False):
     last: int
     previous: int | None
     time: int
-    """Event time, ns UTC."""
+    """Event time, in the codec's unit."""
     bids: list[WireLevel]
     asks: list[WireLevel]
     is_snapshot: bool = False
@@ -182,7 +182,7 @@ class Snapshot(msgspec.Struct, gc=False):
 
     last: int
     time: int | None
-    """Event time, ns UTC; None if the venue does not send it."""
+    """Event time, in the codec's unit; None if the venue does not send it."""
     bids: list[WireLevel]
     asks: list[WireLevel]
 
@@ -210,6 +210,8 @@ class TradeCodec:
     """Fills merged into each record; None if the channel sends every fill."""
     covers: Callable[[Any], int] | None = None
     """Sequence numbers that one record covers, ending at ``sequence``; None means one."""
+    decode_one: Callable[[bytes], Any] | None = None
+    """For channels that send one trade a frame: gives its wire struct under ``data``. The hot path prefers it."""
     id_is_text: bool = False
     """True if the venue writes trade ids as JSON strings."""
 
@@ -219,6 +221,7 @@ class BookCodec:
     """How a book is read and kept whole. The rules quote the venue's numbered procedure."""
 
     decode: Callable[[bytes], Sequence[Delta]]
+    time_ns: int
     follows: Callable[[int, Delta], Follows]
     """Relation of a delta to the id of a live book."""
     splices: Callable[[int, Delta], Follows]
@@ -289,8 +292,8 @@ class Venue:
     rest: Rest
     limits: SocketLimits
     heartbeat: Heartbeat
-    route: Callable[[bytes], bytes | None]
-    """Read the stream key off the head of a data frame, without decoding it; None if it does not look like one."""
+    route: Callable[[bytes], bytes]
+    """Read the stream key off the head of a data frame, without decoding it; any other text if it is none."""
     control: Callable[[bytes], Control]
     """Understand any frame that ``route`` did not place. Raises FrameError."""
     parse_key: Callable[[str], tuple[str, str]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -67,6 +67,10 @@ class AggregateTrade(msgspec.Struct, gc=False):
 
 class DepthUpdate(msgspec.Struct, gc=False):
     """``<symbol>@depth``: absolute quantities."""
+
+    previous: ClassVar[int | None] = None
+    is_snapshot: ClassVar[bool] = False
+    checksum: ClassVar[int] = 0
 
     first: int = msgspec.field(name="U")
     last: int = msgspec.field(name="u")
@@ -146,8 +150,7 @@ def _aggregates(raw: bytes) -> Sequence[AggregateTrade]:
 
 
 def _deltas(raw: bytes) -> Sequence[Delta]:
-    update = _decode_depth(raw).data
-    return (Delta(update.first, update.last, None, update.time * MS, update.bids, update.asks),)
+    return (_decode_depth(raw).data,)
 
 
 def _is_buyer_maker(trades: Sequence[Any]) -> list[bool]:
@@ -192,17 +195,13 @@ def _decode_snapshot(body: bytes) -> Snapshot:
 
 # --- transport -------------------------------------------------------------------------------------------------------
 
-_HEAD = b'{"stream":"'
-_HEAD_LENGTH = len(_HEAD)
+_HEAD_LENGTH = len(b'{"stream":"')
+_QUOTE = ord('"')
 
 
-def route(raw: bytes) -> bytes | None:
-    """Read the stream name of a combined frame."""
-    if raw.startswith(_HEAD):
-        end = raw.find(b'"', _HEAD_LENGTH)
-        if end > 0:
-            return raw[_HEAD_LENGTH:end]
-    return None
+def route(raw: bytes) -> bytes:
+    """Read the stream name of a combined frame; anything else gives text that is no stream's name."""
+    return raw[_HEAD_LENGTH : raw.find(_QUOTE, _HEAD_LENGTH)]
 
 
 def control(raw: bytes) -> Control:
@@ -293,10 +292,11 @@ def _history_request(instrument: Instrument, first: int, last: int) -> Request:
     )
 
 
-_TRADE = TradeCodec(_trades, MS, _is_buyer_maker)
-_AGGREGATE = TradeCodec(_aggregates, MS, _is_buyer_maker, _fills)
+_TRADE = TradeCodec(_trades, MS, _is_buyer_maker, decode_one=_decode_trade)
+_AGGREGATE = TradeCodec(_aggregates, MS, _is_buyer_maker, _fills, decode_one=_decode_aggregate)
 _SPOT_BOOK = BookCodec(
     decode=_deltas,
+    time_ns=MS,
     follows=spot_follows,
     splices=spot_follows,
     depth=5000,

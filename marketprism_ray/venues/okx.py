@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -62,12 +62,19 @@ class Trade(msgspec.Struct, gc=False):
 class Book(msgspec.Struct, gc=False):
     """``books`` and ``books-l2-tbt``. Recordings of 2022 have no sequence; the live feed has no checksum (0)."""
 
+    is_snapshot: ClassVar[bool] = False
+
     asks: list[WireLevel]
     bids: list[WireLevel]
     time: int = msgspec.field(name="ts")
     checksum: int = 0
-    sequence: int | None = msgspec.field(name="seqId", default=None)
+    last: int = msgspec.field(name="seqId", default=-1)
     previous: int | None = msgspec.field(name="prevSeqId", default=None)
+
+    @property
+    def first(self) -> int:
+        """The venue gives one id a message."""
+        return self.last
 
 
 class _Trades(msgspec.Struct, gc=False):
@@ -161,20 +168,21 @@ def _covers(trade: Trade) -> int:
     return trade.count
 
 
-def _deltas(raw: bytes) -> Sequence[Delta]:
+def _deltas(raw: bytes) -> Sequence[Any]:
     frame = _decode_books(raw)
     if frame.action not in ("snapshot", "update"):
         raise FrameError(f"action {frame.action!r} is neither snapshot nor update")
-    whole = frame.action == "snapshot"
+    if frame.action == "update" and frame.data and frame.data[0].last != -1:
+        return frame.data
     return [
         Delta(
-            first=book.time if book.sequence is None else book.sequence,
-            last=book.time if book.sequence is None else book.sequence,
+            first=book.time if book.last == -1 else book.last,
+            last=book.time if book.last == -1 else book.last,
             previous=book.previous,
-            time=book.time * MS,
+            time=book.time,
             bids=book.bids,
             asks=book.asks,
-            is_snapshot=whole,
+            is_snapshot=frame.action == "snapshot",
             checksum=book.checksum,
         )
         for book in frame.data
@@ -229,25 +237,21 @@ def _snapshot(instrument: Instrument, depth: int) -> Request:
 
 def _decode_snapshot(body: bytes) -> Snapshot:
     (book,) = _decode_rest_books(body).data
-    if book.sequence is None:
+    if book.last == -1:
         raise FrameError("the REST book has no seqId, nothing can be spliced to it")
-    return Snapshot(book.sequence, book.time * MS, book.bids, book.asks)
+    return Snapshot(book.last, book.time, book.bids, book.asks)
 
 
 # --- transport -------------------------------------------------------------------------------------------------------
 
-_HEAD = b'{"arg":'
-_HEAD_LENGTH = len(_HEAD)
+_HEAD_LENGTH = len(b'{"arg":')
+_BRACE = ord("}")
 _UNKNOWN = re.compile(r"channel:(?P<channel>[^,]+),(?P<name>instId|instFamily|instType):(?P<value>\S+) doesn't exist")
 
 
-def route(raw: bytes) -> bytes | None:
-    """Read the ``arg`` at the head of a push."""
-    if raw.startswith(_HEAD):
-        end = raw.find(b"}", _HEAD_LENGTH)
-        if end > 0:
-            return raw[_HEAD_LENGTH : end + 1]
-    return None
+def route(raw: bytes) -> bytes:
+    """Read the ``arg`` at the head of a push; anything else gives text that is no argument."""
+    return raw[_HEAD_LENGTH : raw.find(_BRACE, _HEAD_LENGTH) + 1]
 
 
 def control(raw: bytes) -> Control:
@@ -388,6 +392,7 @@ _EVERY_FILL = TradeCodec(_trades, MS, _is_buyer_maker, id_is_text=True)
 _MERGED = TradeCodec(_trades, MS, _is_buyer_maker, _fills, _covers, id_is_text=True)
 _BOOK = BookCodec(
     decode=_deltas,
+    time_ns=MS,
     follows=follows,
     splices=splices,
     depth=400,
