@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import gzip
 import json
 import re
 import time
@@ -23,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import peers
 
 from marketprism_ray.batching import Batcher
@@ -208,7 +206,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(table))
         return
-    print("| venue | kind | floor µs | live µs | rows µs | rows / floor | messages/s/core | vs cryptofeed (live, rows) |")
+    print(
+        "| venue | kind | floor µs | live µs | rows µs | rows / floor | messages/s/core | vs cryptofeed (live, rows) |"
+    )
     print("|---|---|---:|---:|---:|---:|---:|---|")
     for row in table:
         peer_text = "not installed"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import time
 from collections.abc import Callable
 from typing import Any
 

@@ -1,0 +1,51 @@
+# Makes the environment and calls the tools that are set up in pyproject.toml.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test check lint types bench chaos lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    simulated venues through the whole pipeline, with a verdict"
+	@echo "make test    the test suite"
+	@echo "make check   format, lint, types and tests"
+	@echo "make bench   the benchmarks, on recorded frames if they are at ../shared/recordings"
+	@echo "make chaos   the slow tests with injected faults"
+
+install: .venv/.installed
+
+# Compiled bytecode: without it Ray starts two and a half times slower.
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11, 3.12 or 3.13 is needed, this is " + sys.version.split()[0] + "; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check --compile -r requirements.lock
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q marketprism_ray actors
+	@touch $@
+
+demo: install
+	$(BIN)/marketprism demo
+
+test: install
+	$(BIN)/python -m pytest -m "not chaos"
+
+chaos: install
+	$(BIN)/python -m pytest -m chaos
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: install
+	$(BIN)/python benchmarks/hot_path.py
+
+lock:
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv build *.egg-info

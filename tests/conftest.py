@@ -1,0 +1,34 @@
+"""Shared fixtures: streams of made-up instruments, small enough to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from marketprism_ray.instruments import Instrument
+
+RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "recordings"
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Folder of recorded messages; tests that need it skip where it is not."""
+    if not (RECORDINGS / "expected.json").exists():
+        pytest.skip("no recordings at ../shared/recordings")
+    return RECORDINGS
+
+
+def instrument(**changes: object) -> Instrument:
+    """Make a spot instrument."""
+    fields: dict[str, object] = {
+        "exchange_name": "binance_spot",
+        "market_type": "spot",
+        "symbol_name": "BTC-USDT",
+        "venue_symbol": "BTCUSDT",
+        "base": "BTC",
+        "quote": "USDT",
+        "settle": "USDT",
+        "quantity_unit": "base",
+    }
+    return Instrument(**{**fields, **changes})  # type: ignore[arg-type]
