@@ -52,9 +52,9 @@ def frames_of(path: Path, channel: str, symbol: str, first: int, last: int) -> l
     for number, line in read_lines(path):
         if number > last:
             break
-        if number >= first and line.dir == "in" and line.channel == channel and symbol in line.raw:
-            if not line.raw.startswith('{"event"'):
-                found.append(line.raw.encode())
+        wanted = number >= first and line.dir == "in" and line.channel == channel and symbol in line.raw
+        if wanted and not line.raw.startswith('{"event"'):
+            found.append(line.raw.encode())
     return found
 
 

@@ -1,0 +1,299 @@
+"""The one configuration file: every option, its default and its meaning.
+
+A YAML file overrides the defaults, ``MARKETPRISM_<PATH>`` variables override the file (``MARKETPRISM_NATS__SERVERS``;
+values are read as YAML). Unknown keys and wrong values are errors that name the path, the value and what is allowed.
+Secrets come from the environment only. No other module reads the environment.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+
+from marketprism_ray.errors import ConfigError
+from marketprism_ray.records import RECORDS
+from marketprism_ray.venues import VENUES
+
+ENVIRONMENT_PREFIX = "MARKETPRISM_"
+SECRETS = {("nats", "password"), ("nats", "token"), ("clickhouse", "password"), ("networking", "proxy_password")}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class System(_Section):
+    """The installation as a whole."""
+
+    name: str = Field("marketprism", pattern=r"^[a-z][a-z0-9-]{0,30}$", description="prefix of actor names")
+    data_dir: Path = Field(Path("data"), description="state, spill files and the embedded servers' data")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+
+
+class Networking(_Section):
+    """Sockets and HTTP."""
+
+    connect_timeout_s: PositiveFloat = 10.0
+    request_timeout_s: PositiveFloat = 10.0
+    backoff_min_s: PositiveFloat = Field(1.0, description="first wait before a reconnect")
+    backoff_max_s: PositiveFloat = Field(30.0, description="longest wait before a reconnect")
+    max_frame_bytes: PositiveInt = Field(16 << 20, description="a larger frame closes the socket")
+    compression: bool = Field(False, description="permessage-deflate: fewer bytes, 2 to 13 us more a frame")
+    first_frame_s: PositiveFloat = Field(10.0, description="a stream with a cadence must have sent by then")
+    silence_s: PositiveFloat = Field(30.0, description="a stream with a cadence silent for this is subscribed anew")
+    replace_margin_s: PositiveFloat = Field(600.0, description="replace a socket this long before the venue cuts it")
+    proxy: str | None = Field(
+        None, description="http://, socks5:// or socks5h://; unset: the environment's, else direct"
+    )
+    proxy_user: str | None = None
+    proxy_password: str | None = Field(None, description="from MARKETPRISM_NETWORKING__PROXY_PASSWORD only")
+
+
+class OrderBook(_Section):
+    """Order books of a venue."""
+
+    depth: PositiveInt = Field(400, description="levels a side that are published")
+    keep: PositiveInt | None = Field(
+        None, description="levels a side kept in memory; unset: the venue's snapshot depth"
+    )
+    interval_s: PositiveFloat = Field(1.0, description="least time between two published states")
+    deltas: bool = Field(True, description="keep every change as orderbook_delta")
+
+
+class Exchange(_Section):
+    """One venue."""
+
+    enabled: bool = True
+    symbols: tuple[str, ...] = Field((), description="canonical names, venue names or patterns such as *-USDT")
+    data_types: tuple[str, ...] = ("trade", "orderbook")
+    orderbook: OrderBook = OrderBook()
+    endpoints: dict[str, str] = Field(default_factory=dict, description="socket name, or rest, to URL")
+    streams_per_socket: PositiveInt | None = Field(None, description="below the venue's limit")
+
+
+class Nats(_Section):
+    """Where live consumers read."""
+
+    mode: Literal["embedded", "external"] = "embedded"
+    servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    port: int = Field(0, ge=0, le=65535, description="of the embedded server; 0 takes a free one")
+    stream: str = Field("MARKET_DATA", pattern=r"^[A-Za-z0-9_-]+$")
+    subjects: Literal["default", "market"] = Field("default", description="subject preset")
+    max_messages: int = 5_000_000
+    max_bytes: int = 10 << 30
+    max_age_days: PositiveFloat = 7.0
+    replicas: int = Field(1, ge=1, le=5)
+    duplicate_window_s: PositiveFloat = 120.0
+    window: PositiveInt = Field(500, description="publishes that wait for their acknowledgement")
+    tls_ca: Path | None = None
+    credentials: Path | None = None
+    user: str | None = None
+    password: str | None = Field(None, description="from MARKETPRISM_NATS__PASSWORD only")
+    token: str | None = Field(None, description="from MARKETPRISM_NATS__TOKEN only")
+
+
+class ClickHouse(_Section):
+    """Where history is kept."""
+
+    mode: Literal["embedded", "external"] = "embedded"
+    host: str = "127.0.0.1"
+    port: int = Field(0, ge=0, le=65535, description="0 takes a free one (embedded) or 8123 (external)")
+    database: str = Field("marketprism", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    secure: bool = False
+    user: str = "default"
+    password: str | None = Field(None, description="from MARKETPRISM_CLICKHOUSE__PASSWORD only")
+    ttl_days: int | None = Field(None, description="rows older than this are dropped; unset keeps them")
+    ttl_days_of: dict[str, int] = Field(default_factory=dict, description="by data type, over ttl_days")
+    insert_rows: PositiveInt = Field(10_000, description="rows that close an insert")
+    insert_s: PositiveFloat = Field(0.25, description="age that closes an insert")
+
+    @field_validator("ttl_days_of")
+    @classmethod
+    def _known(cls, value: dict[str, int]) -> dict[str, int]:
+        return {_known_name(name, RECORDS, "data type"): days for name, days in value.items()}
+
+
+class Batch(_Section):
+    """When a collector hands rows on: whichever comes first."""
+
+    rows: PositiveInt = 2_000
+    bytes: PositiveInt = 1 << 20
+    age_s: PositiveFloat = 0.02
+
+
+class Cluster(_Section):
+    """Actors and Ray."""
+
+    address: str | None = Field(None, description="of a running Ray cluster; unset starts a local one")
+    num_cpus: PositiveInt = Field(2, description="of the local Ray")
+    object_store_bytes: PositiveInt = 256 << 20
+    dashboard: bool = False
+    streams_per_collector: PositiveInt = Field(400, description="streams one collector actor takes on")
+    batch: Batch = Batch()
+    retention_bytes: PositiveInt = Field(256 << 20, description="unacknowledged batches a collector keeps")
+    lease_s: PositiveFloat = Field(10.0, description="a collector that has not heard the coordinator for this stops")
+    step_s: PositiveFloat = Field(1.0, description="period of the control loop")
+
+
+class Config(_Section):
+    """Everything."""
+
+    system: System = System()
+    networking: Networking = Networking()
+    exchanges: dict[str, Exchange] = Field(default_factory=dict)
+    nats: Nats = Nats()
+    clickhouse: ClickHouse = ClickHouse()
+    cluster: Cluster = Cluster()
+
+    @field_validator("exchanges")
+    @classmethod
+    def _check_venues(cls, value: dict[str, Exchange]) -> dict[str, Exchange]:
+        for name, exchange in value.items():
+            venue = VENUES[_known_name(name, VENUES, "venue")]
+            for data_type in exchange.data_types:
+                _known_name(data_type, venue.data_types, f"data type of {name}")
+            for endpoint in exchange.endpoints:
+                _known_name(endpoint, (*venue.sockets, "rest"), f"endpoint of {name}")
+            if exchange.enabled and not exchange.symbols:
+                raise ValueError(f"{name}.symbols: give at least one symbol or pattern, or set enabled: false")
+        return value
+
+
+def _known_name(name: str, known: Mapping[str, Any] | tuple[str, ...], what: str) -> str:
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name!r} is no {what}; allowed: {', '.join(known)}{hint}")
+
+
+def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
+    """Read the file (None: defaults only), apply the environment, validate.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each thing that is wrong.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text()) or {}
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: the file must be a mapping of sections, it is a {type(values).__name__}")
+    for section, key in sorted(SECRETS):
+        if isinstance(values.get(section), dict) and values[section].get(key) is not None:
+            name = f"{ENVIRONMENT_PREFIX}{section}__{key}".upper()
+            raise ConfigError(f"{path}: {section}.{key}: secrets do not belong in the file; set {name} instead")
+    for name, text in (os.environ if environment is None else environment).items():
+        if name.startswith(ENVIRONMENT_PREFIX):
+            _override(values, name, text)
+    return validate(values, str(path or "defaults"))
+
+
+def _override(values: dict[str, Any], name: str, text: str) -> None:
+    *sections, key = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
+    if not sections or sections[0] not in Config.model_fields:
+        known = [f"{ENVIRONMENT_PREFIX}{path}".upper() for path in _paths(Config)]
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(f"{name}: no such option" + (f"; did you mean {near[0]}?" if near else ""))
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+    secret = (sections[0], key) in SECRETS
+    place[key] = text if secret else yaml.safe_load(text)
+
+
+def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _paths(kind, f"{prefix}{name}__")
+        else:
+            yield f"{prefix}{name}"
+
+
+def validate(values: Mapping[str, Any], origin: str) -> Config:
+    """Turn plain values into a Config.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each thing that is wrong: path, value, what is allowed.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            path = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(str(item["loc"][-1]), _siblings(item["loc"]), n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(_siblings(item['loc']))}"
+                lines.append(f"{origin}: {path}: unknown key{hint}")
+            else:
+                value = item["input"]
+                shown = f" (value {value!r})" if not isinstance(value, dict) else ""
+                lines.append(f"{origin}: {path}: {item['msg']}{shown}")
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        if model is Config and part == "exchanges":
+            model = Exchange
+        elif part in model.model_fields:
+            kind = model.model_fields[str(part)].annotation
+            model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else model
+    return list(model.model_fields)
+
+
+def dump(config: Config) -> str:
+    """Write a config as YAML, secrets redacted."""
+    values = config.model_dump(mode="json")
+    for section, key in SECRETS:
+        if values[section].get(key) is not None:
+            values[section][key] = "<redacted>"
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def changed_venues(old: Config, new: Config) -> set[str]:
+    """Give the venues whose section differs."""
+    names = {*old.exchanges, *new.exchanges}
+    return {name for name in names if old.exchanges.get(name) != new.exchanges.get(name)}
+
+
+def reference() -> str:
+    """Give a markdown table of every option, its default and its meaning."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    sections: list[tuple[str, type[BaseModel]]] = [
+        (name, typing.cast(type[BaseModel], field.annotation))
+        for name, field in Config.model_fields.items()
+        if name != "exchanges"
+    ]
+    for prefix, model in [*sections, ("exchanges.<venue>", Exchange)]:
+        rows.extend(_rows(prefix, model))
+    return "\n".join(rows)
+
+
+def _rows(prefix: str, model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _rows(f"{prefix}.{name}", kind)
+        else:
+            default = field.get_default(call_default_factory=True)
+            yield f"| `{prefix}.{name}` | `{default}` | {field.description or ''} |"

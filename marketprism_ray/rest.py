@@ -1,0 +1,177 @@
+"""The one HTTP shell: GET under a request budget, with bounded retries. Nothing else retries REST.
+
+Waiting requests go by priority, then by age. A 429 or 418 silences the whole venue for as long as it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import structlog
+from aiohttp_socks import ProxyConnector
+
+from marketprism_ray.budget import CircuitBreaker, RequestBudget
+from marketprism_ray.errors import CircuitOpen, RateLimited, TransportError, shorten
+from marketprism_ray.venue import Request, Venue
+
+log = structlog.get_logger("rest")
+
+BAN_S = 120.0
+"""Shortest ban that a 418 means, where it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestSettings:
+    """Limits of one request."""
+
+    timeout_s: float = 10.0
+    attempts: int = 4
+    backoff_s: float = 0.5
+    max_body_bytes: int = 64 << 20
+    proxy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestAnswer:
+    """A good answer and when it came, ns."""
+
+    body: bytes
+    received: int
+
+
+class RestClient:
+    """One venue's REST API.
+
+    Parameters
+    ----------
+    base_url : overrides the venue's, for simulated venues and proxies
+    """
+
+    def __init__(
+        self,
+        venue: Venue,
+        base_url: str | None = None,
+        settings: RestSettings | None = None,
+        budget: RequestBudget | None = None,
+    ) -> None:
+        self.venue = venue
+        self.base_url = (base_url or venue.rest_url).rstrip("/")
+        self.settings = settings or RestSettings()
+        self.budget = budget or RequestBudget(venue.rest.budgets)
+        self.breaker = CircuitBreaker()
+        self.counts = dict.fromkeys(("requests", "failures", "rate_limited", "retries"), 0)
+        self._session: aiohttp.ClientSession | None = None
+        self._waiting: list[tuple[int, int]] = []
+        self._ticket = itertools.count()
+        self._turn = asyncio.Condition()
+
+    async def open(self) -> None:
+        """Open the session."""
+        proxy = self.settings.proxy
+        connector = ProxyConnector.from_url(proxy) if proxy and proxy.startswith("socks") else None
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=dict(self.venue.rest.headers),
+            timeout=aiohttp.ClientTimeout(total=self.settings.timeout_s),
+            trust_env=proxy is None,
+        )
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, request: Request) -> RestAnswer:
+        """Send one request when its budget allows; retry what may succeed later.
+
+        Raises
+        ------
+        VenueError
+            The venue refused the request for good.
+        TransportError
+            It could not be had within the allowed attempts.
+        """
+        last: TransportError | None = None
+        for attempt in range(self.settings.attempts):
+            if attempt:
+                self.counts["retries"] += 1
+            await self._wait_for_turn(request)
+            try:
+                return await self._send(request)
+            except RateLimited as error:
+                last = error
+                self.counts["rate_limited"] += 1
+                self.budget.block(error.retry_after_s, time.time_ns())
+                log.warning("rate_limited", venue=self.venue.name, path=request.path, wait_s=error.retry_after_s)
+            except CircuitOpen:
+                raise
+            except TransportError as error:
+                last = error
+                self.counts["failures"] += 1
+                self.breaker.failed(time.time_ns())
+                await asyncio.sleep(self.settings.backoff_s * 2**attempt)
+        assert last is not None
+        raise last
+
+    async def _wait_for_turn(self, request: Request) -> None:
+        place = (int(request.priority), next(self._ticket))
+        self._waiting.append(place)
+        try:
+            while True:
+                async with self._turn:
+                    await self._turn.wait_for(lambda: min(self._waiting) == place)
+                delay = self.budget.delay_s(request, time.time_ns())
+                if delay <= 0:
+                    break
+                # A more urgent request may come meanwhile: look again soon.
+                await asyncio.sleep(min(delay, 0.25))
+            self.budget.spend(request, time.time_ns())
+        finally:
+            self._waiting.remove(place)
+            async with self._turn:
+                self._turn.notify_all()
+
+    async def _send(self, request: Request) -> RestAnswer:
+        where = f"{self.venue.name}: GET {request.path}"
+        if not self.breaker.allows(time.time_ns()):
+            raise CircuitOpen(f"{where}: not sent, the last requests all failed")
+        if self._session is None:
+            raise TransportError(f"{where}: the client is not open")
+        self.counts["requests"] += 1
+        proxy = self.settings.proxy
+        options: dict[str, Any] = {"proxy": proxy} if proxy and not proxy.startswith("socks") else {}
+        try:
+            async with self._session.get(self.base_url + request.path, params=request.params, **options) as answer:
+                body = await answer.content.read(self.settings.max_body_bytes + 1)
+                while not answer.content.at_eof() and len(body) <= self.settings.max_body_bytes:
+                    body += await answer.content.read(self.settings.max_body_bytes + 1 - len(body))
+                status, headers = answer.status, answer.headers
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise TransportError(f"{where}: {type(error).__name__}: {error}") from error
+        received = time.time_ns()
+        self.budget.observe(headers, received)
+        if len(body) > self.settings.max_body_bytes:
+            raise TransportError(f"{where}: answer above {self.settings.max_body_bytes} bytes")
+        if status in (429, 418):
+            raise RateLimited(f"{where}: HTTP {status}: {shorten(body)}", _retry_after(headers, status))
+        try:
+            self.venue.rest.check(status, body)
+        except RateLimited as error:
+            raise RateLimited(f"{where}: {error}", error.retry_after_s) from error
+        except TransportError as error:
+            raise TransportError(f"{where}: {error}") from error
+        self.breaker.succeeded()
+        return RestAnswer(body, received)
+
+
+def _retry_after(headers: Mapping[str, str], status: int) -> float:
+    text = headers.get("Retry-After", "")
+    if text.isdigit():
+        return float(text)
+    return BAN_S if status == 418 else 5.0

@@ -1,0 +1,261 @@
+"""Everything that collects one shard, without Ray: instruments, streams, connections, open batches.
+
+A collector actor, ``marketprism record`` and notebooks each own one of these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import structlog
+
+from marketprism_ray.batching import Batch, Batcher, BatchLimits
+from marketprism_ray.budget import RequestBudget
+from marketprism_ray.config import Config, Exchange
+from marketprism_ray.connection import Connection, ConnectionSettings, Pacer
+from marketprism_ray.errors import ConfigError
+from marketprism_ray.feed import Feed, FeedSettings
+from marketprism_ray.instruments import Instrument, InstrumentTable
+from marketprism_ray.rest import RestClient, RestSettings
+from marketprism_ray.streams import BookStream, RecordStream, Stream, TradeStream
+from marketprism_ray.venue import BookCodec, TradeCodec, Venue
+from marketprism_ray.venues import VENUES
+
+log = structlog.get_logger("session")
+
+Watermark = tuple[int, int]
+"""Last durable sequence of a stream, and its time in ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The streams one collector owns: (data type, canonical symbol) of one venue."""
+
+    name: str
+    venue: str
+    streams: tuple[tuple[str, str], ...]
+
+
+async def fetch_instruments(venue: Venue, rest: RestClient) -> InstrumentTable:
+    """Fetch and decode a venue's instruments.
+
+    Raises
+    ------
+    TransportError, VenueError
+        If the venue cannot be reached or sends something else.
+    """
+    found: list[Instrument] = []
+    for request in venue.instrument_requests:
+        answer = await rest.get(request)
+        found += [i for i in venue.decode_instruments(answer.body) if i.market_type in venue.market_types]
+    return InstrumentTable(venue.name, found)
+
+
+def make_rest(venue: Venue, exchange: Exchange, config: Config, *, share: float = 1.0) -> RestClient:
+    """Make the REST client of a venue."""
+    networking = config.networking
+    return RestClient(
+        venue,
+        exchange.endpoints.get("rest"),
+        RestSettings(timeout_s=networking.request_timeout_s, proxy=networking.proxy),
+        RequestBudget(venue.rest.budgets, share=share),
+    )
+
+
+class Session:
+    """One shard's sockets, books and open batches.
+
+    Parameters
+    ----------
+    resume : stream key -> watermark of the collector this one takes over from
+    share : part of the venue's request budget that this process may use
+    tap : called with (endpoint, frame, receive time ns) for each raw frame
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        config: Config,
+        *,
+        collector: str = "session",
+        epoch: int = 0,
+        resume: Mapping[str, Watermark] | None = None,
+        share: float = 1.0,
+        tap: Callable[[str, bytes, int], None] | None = None,
+    ) -> None:
+        self.shard = shard
+        self.config = config
+        self.venue = VENUES[shard.venue]
+        self.exchange = config.exchanges[shard.venue]
+        limits = config.cluster.batch
+        self.batcher = Batcher(collector, epoch, BatchLimits(limits.rows, limits.bytes, limits.age_s))
+        self.rest = make_rest(self.venue, self.exchange, config, share=share)
+        self.streams: list[Stream] = []
+        self.connections: list[Connection] = []
+        self._resume = dict(resume or {})
+        self._tap = tap
+        self._tasks: list[asyncio.Task[None]] = []
+        self._log = log.bind(venue=shard.venue, shard=shard.name, epoch=epoch)
+
+    async def start(self) -> None:
+        """Fetch instruments, build streams, start connections.
+
+        Raises
+        ------
+        ConfigError
+            If a symbol of the shard is unknown to the venue.
+        """
+        await self.rest.open()
+        table = await fetch_instruments(self.venue, self.rest)
+        unknown = [symbol for _, symbol in self.shard.streams if symbol not in table]
+        if unknown:
+            raise ConfigError(f"{self.venue.name} has no instruments {', '.join(sorted(set(unknown)))}")
+        by_endpoint: dict[str, list[Stream]] = {}
+        for data_type, symbol in self.shard.streams:
+            stream = self._stream(data_type, table[symbol])
+            self.streams.append(stream)
+            by_endpoint.setdefault(stream.channel.endpoint, []).append(stream)
+        limits = self.venue.limits
+        size = min(self.exchange.streams_per_socket or limits.streams_per_socket, limits.streams_per_socket)
+        connects = Pacer(limits.connects, limits.connects_period_s)
+        for endpoint, streams in by_endpoint.items():
+            rest = iter(streams)
+            while chunk := list(islice(rest, size)):
+                self.connections.append(self._connection(endpoint, chunk, connects))
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(connection.run()) for connection in self.connections]
+
+    async def stop(self) -> None:
+        """Close all sockets. What is still open in batches can be drained afterwards."""
+        for task in self._tasks:
+            task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception) and not isinstance(result, asyncio.CancelledError):
+                self._log.error("connection_failed", error=str(result))
+        await self.rest.close()
+
+    def _stream(self, data_type: str, instrument: Instrument) -> Stream:
+        channel = self.venue.channel(data_type)
+        stream: Stream
+        if isinstance(channel.codec, TradeCodec):
+            stream = TradeStream(self.venue, channel, instrument, self.batcher)
+        elif isinstance(channel.codec, BookCodec):
+            book = self.exchange.orderbook
+            stream = BookStream(
+                self.venue,
+                channel,
+                instrument,
+                self.batcher,
+                keep=book.keep or channel.codec.depth,
+                depth=book.depth,
+                interval_s=book.interval_s,
+                keep_deltas=book.deltas,
+            )
+        else:
+            return RecordStream(self.venue, channel, instrument, self.batcher)
+        if stream.key in self._resume:
+            stream.resume(*self._resume[stream.key])
+        return stream
+
+    def _connection(self, endpoint: str, streams: Sequence[Stream], connects: Pacer) -> Connection:
+        networking = self.config.networking
+        settings = FeedSettings(first_frame_s=networking.first_frame_s, silence_s=networking.silence_s)
+        name = f"{self.shard.name}/{endpoint}/{len(self.connections)}"
+        tap = self._tap
+
+        def make_feed(standby: bool) -> Feed:
+            return Feed(
+                self.venue,
+                endpoint,
+                streams,
+                settings,
+                standby=standby,
+                connection_id=name,
+                tap=None if tap is None else lambda raw, received: tap(endpoint, raw, received),
+            )
+
+        return Connection(
+            self.venue,
+            endpoint,
+            self.exchange.endpoints.get(endpoint) or self.venue.sockets[endpoint],
+            self.rest,
+            make_feed,
+            ConnectionSettings(
+                connect_timeout_s=networking.connect_timeout_s,
+                backoff_min_s=networking.backoff_min_s,
+                backoff_max_s=networking.backoff_max_s,
+                max_frame_bytes=networking.max_frame_bytes,
+                compression=networking.compression,
+                proxy=networking.proxy,
+                replace_margin_s=networking.replace_margin_s,
+            ),
+            name=name,
+            connects=connects,
+        )
+
+    # --- what an owner needs ---
+
+    def drain(self, *, force: bool = False) -> list[Batch]:
+        """Close the batches that are due; ``force`` closes all."""
+        return self.batcher.drain(time.time_ns(), force=force)
+
+    def pause(self) -> None:
+        """Stop reading sockets: the sinks cannot take more."""
+        for connection in self.connections:
+            connection.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        for connection in self.connections:
+            connection.resume()
+
+    def drop_connections(self) -> int:
+        """Cut every socket without a word, as a network would; for drills. Gives how many."""
+        cut = 0
+        for connection in self.connections:
+            cut += connection.cut()
+        return cut
+
+    def status(self) -> dict[str, object]:
+        """Give what an operator wants to know of this shard."""
+        books = [stream for stream in self.streams if isinstance(stream, BookStream)]
+        trades = [stream for stream in self.streams if isinstance(stream, TradeStream)]
+        feeds = [connection.feed for connection in self.connections if connection.feed is not None]
+        return {
+            "shard": self.shard.name,
+            "venue": self.venue.name,
+            "streams": len(self.streams),
+            "connections": [
+                {"name": c.feed.connection_id if c.feed else "", "state": c.state, **c.counts, "error": c.last_error}
+                for c in self.connections
+            ],
+            "frames": sum(stream.frames for stream in self.streams),
+            "records": self.batcher.records_total,
+            "books": len(books),
+            "books_live": sum(book.sync.is_live for book in books),
+            "book_gaps": sum(book.gaps_opened for book in books),
+            "trades_missing": sum(stream.missing for stream in trades),
+            "trades_repaired": sum(stream.repaired for stream in trades),
+            "duplicates": sum(stream.duplicates for stream in trades),
+            "decode_errors": sum(stream.decode_errors for stream in self.streams),
+            "rejected_rows": self.batcher.rejected_total,
+            "rest": dict(self.rest.counts),
+            "refused": {key: why for feed in feeds for key, why in feed.refused_streams.items()},
+            "errors": [error for feed in feeds for error in feed.last_errors][-5:],
+        }
+
+    def story(self, symbol: str) -> list[tuple[str, str, str]]:
+        """Give the last steps of a book's state machine: (event, states, detail)."""
+        for stream in self.streams:
+            if isinstance(stream, BookStream) and stream.instrument.symbol_name == symbol:
+                return list(stream.sync.story)
+        return []
+
+    def watermarks(self) -> dict[str, Watermark]:
+        """Give the last accepted sequence of each stream."""
+        return {stream.key: mark for stream in self.streams if (mark := stream.watermark) is not None}
