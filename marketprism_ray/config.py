@@ -284,7 +284,8 @@ def reference() -> str:
         for name, field in Config.model_fields.items()
         if name != "exchanges"
     ]
-    for prefix, model in [*sections, ("exchanges.<venue>", Exchange)]:
+    sections.append(("exchanges.<venue>", Exchange))
+    for prefix, model in sections:
         rows.extend(_rows(prefix, model))
     return "\n".join(rows)
 

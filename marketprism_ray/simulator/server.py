@@ -1,0 +1,232 @@
+"""All simulated venues on one port, with a control interface.
+
+========================================  ==========================================================================
+``GET /control/endpoints``                venue -> {"rest": url, socket name: url}
+``GET /control/ledger``                   per venue and symbol: trades emitted, first and last id, first subscribed id
+``GET /control/trades?venue=&symbol=``    Arrow IPC stream of every trade from the first subscription on
+``GET /control/book?venue=&symbol=``      the true book: levels as text, update id
+``POST /control/fault``                   inject a fault, see ``wire.Fault``
+``POST /control/pause``, ``resume``       stop and go on with the market
+========================================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+from aiohttp import web
+
+from marketprism_ray.simulator.binance import BinanceSpot
+from marketprism_ray.simulator.market import Market, Symbol
+from marketprism_ray.simulator.okx import Okx
+from marketprism_ray.simulator.wire import Fault, Wire
+
+VENUES = ("binance_spot", "okx_spot", "okx_derivatives")
+BEAT_S = 0.005
+
+
+class Simulator:
+    """The simulated venues.
+
+    Parameters
+    ----------
+    rate : market events a second over all venues; 0 is as fast as the machine allows
+    """
+
+    def __init__(self, venues: Sequence[str] = VENUES, *, seed: int = 1, rate: float = 200.0) -> None:
+        unknown = set(venues) - set(VENUES)
+        if unknown:
+            raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; known: {', '.join(VENUES)}")
+        self.market = Market(venues, seed)
+        self.wire = Wire()
+        self.rate = rate
+        self.paused = False
+        self.port = 0
+        self.events = 0
+        self._houses: dict[str, BinanceSpot | Okx] = {
+            name: BinanceSpot(self.market, self.wire) if name == BinanceSpot.name else Okx(name, self.market, self.wire)
+            for name in venues
+        }
+        self._runner: web.AppRunner | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, port: int = 0) -> None:
+        """Listen on loopback and let the market run."""
+        app = web.Application(middlewares=[self._misbehave])
+        for house in self._houses.values():
+            app.add_routes(house.routes())
+        app.add_routes(
+            [
+                web.get("/control/endpoints", self._endpoints),
+                web.get("/control/ledger", self._ledger),
+                web.get("/control/trades", self._trades),
+                web.get("/control/book", self._book),
+                web.post("/control/fault", self._fault),
+                web.post("/control/{word:pause|resume}", self._pause),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop the market and close everything."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for client in list(self.wire.clients):
+            client.abort()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def endpoints(self) -> dict[str, dict[str, str]]:
+        """Give the URLs of each venue, as `exchanges.<venue>.endpoints` takes them."""
+        host = f"127.0.0.1:{self.port}"
+        found = {}
+        for name in self._houses:
+            if name == BinanceSpot.name:
+                sockets = {"public": f"ws://{host}/{name}/stream"}
+            else:
+                sockets = {path: f"ws://{host}/{name}/ws/v5/{path}" for path in ("public", "business")}
+            found[name] = {**sockets, "rest": f"http://{host}/{name}"}
+        return found
+
+    async def _run(self) -> None:
+        owed = 0.0
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(BEAT_S if self.rate else 0)
+            now = time.monotonic()
+            # After a stall the market does not catch up more than a tenth of a second.
+            owed = min(owed + (now - last) * self.rate, self.rate / 10 + 1) if self.rate else 100.0
+            last = now
+            if self.paused:
+                owed = 0.0
+                await asyncio.sleep(BEAT_S)
+                continue
+            while owed >= 1:
+                owed -= 1
+                self.step()
+
+    def step(self) -> None:
+        """Let one event happen and send it."""
+        event = self.market.step(int(time.time() * 1000))
+        self.events += 1
+        self._houses[event.listing.venue].publish(event)
+
+    # --- control ---
+
+    @web.middleware
+    async def _misbehave(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        parts = request.path.split("/")
+        if "api" in parts[:3] and (fault := self.wire.active(parts[1], "delay", "status", "html")) is not None:
+            if fault.kind == "delay":
+                await asyncio.sleep(max(fault.seconds, 0.1))
+            elif fault.kind == "html":
+                return web.Response(text="<html><body>Just a moment...</body></html>", content_type="text/html")
+            else:
+                headers = {"Retry-After": "1"} if fault.status in (418, 429) else {}
+                return web.Response(text='{"code":-1000,"msg":"injected"}', status=fault.status, headers=headers)
+        return await handler(request)
+
+    async def _endpoints(self, _: web.Request) -> web.Response:
+        return web.json_response(self.endpoints())
+
+    async def _ledger(self, _: web.Request) -> web.Response:
+        symbols = [
+            {
+                "venue": venue,
+                "symbol": name,
+                "trades": _from_subscription(symbol)[1],
+                "first_id": symbol.truth.ids[0] if symbol.truth.ids else None,
+                "last_id": symbol.truth.ids[-1] if symbol.truth.ids else None,
+                "subscribed_from": symbol.truth.subscribed_from,
+            }
+            for (venue, name), symbol in self.market.symbols.items()
+        ]
+        limited = sum(house.rate_limited for house in self._houses.values())
+        return web.json_response({"events": self.events, "rate_limited": limited, "symbols": symbols})
+
+    def _symbol(self, request: web.Request) -> Symbol:
+        place = (request.query.get("venue", ""), request.query.get("symbol", ""))
+        if place not in self.market.symbols:
+            raise web.HTTPNotFound(text=f"no symbol {place[1]!r} at {place[0]!r}")
+        return self.market.symbols[place]
+
+    async def _trades(self, request: web.Request) -> web.Response:
+        symbol = self._symbol(request)
+        start, _ = _from_subscription(symbol)
+        truth = symbol.truth
+        table = pa.table(
+            {
+                "trade_id": pa.array(truth.ids[start:], pa.int64()),
+                "price": pa.array(truth.prices[start:], pa.string()),
+                "quantity": pa.array(truth.quantities[start:], pa.string()),
+                "is_buyer_maker": pa.array(truth.taker_sold[start:], pa.bool_()),
+                "time_ms": pa.array(truth.times_ms[start:], pa.int64()),
+            }
+        )
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, table.schema) as writer:
+            writer.write_table(table)
+        return web.Response(body=stream.getvalue().to_pybytes())
+
+    async def _book(self, request: web.Request) -> web.Response:
+        symbol = self._symbol(request)
+        bids, asks = symbol.book()
+        return web.json_response({"update_id": symbol.update_id, "bids": bids, "asks": asks})
+
+    async def _fault(self, request: web.Request) -> web.Response:
+        values: dict[str, Any] = await request.json()
+        try:
+            fault = Fault(**values)
+        except (TypeError, ValueError) as error:
+            return web.Response(text=str(error), status=400)
+        if fault.venue not in self._houses:
+            return web.Response(text=f"venue {fault.venue!r} is not simulated", status=400)
+        house = self._houses[fault.venue]
+        if fault.kind == "disconnect":
+            return web.json_response({"cut": self.wire.disconnect(fault.venue)})
+        if fault.kind == "notice":
+            house.notice()
+        elif fault.kind == "reset":
+            if not isinstance(house, Okx):
+                return web.Response(text=f"{fault.venue} has no sequence reset", status=400)
+            house.reset()
+        else:
+            self.wire.faults.append(fault)
+        return web.json_response({"active": len(self.wire.faults)})
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        self.paused = request.match_info["word"] == "pause"
+        return web.json_response({"paused": self.paused, "events": self.events})
+
+
+def _from_subscription(symbol: Symbol) -> tuple[int, int]:
+    """Give position and number of the trades since somebody first subscribed them."""
+    truth = symbol.truth
+    if truth.subscribed_from is None or not truth.ids:
+        return len(truth.ids), 0
+    start = max(0, truth.subscribed_from - truth.ids[0])
+    return start, len(truth.ids) - start
+
+
+async def serve(venues: Sequence[str], *, seed: int, rate: float, port: int) -> None:
+    """Run until cancelled; print one JSON line when ready."""
+    simulator = Simulator(venues, seed=seed, rate=rate)
+    await simulator.start(port)
+    print(json.dumps({"port": simulator.port, "endpoints": simulator.endpoints()}), flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await simulator.stop()

@@ -1,0 +1,196 @@
+"""Sockets, subscriptions and faults of simulated venues: frames go from an event to whoever asked for them.
+
+A fault is data: ``{"kind": "drop", "venue": "okx_spot", "stream": "books", "count": 3}``. ``stream`` is a part of the
+stream's name; without it every stream of the venue is meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from aiohttp import WSMsgType, web
+
+STREAM_FAULTS = ("drop", "repeat", "reorder", "corrupt", "silence")
+KINDS = (*STREAM_FAULTS, "disconnect", "refuse", "delay", "status", "html", "notice", "reset")
+QUEUE_LIMIT = 200_000
+
+
+@dataclass
+class Fault:
+    """Something to go wrong."""
+
+    kind: str
+    venue: str
+    stream: str = ""
+    count: int = 1
+    seconds: float = 0.0
+    status: int = 500
+    until: float = 0.0
+    held: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"fault kind {self.kind!r} is unknown; allowed: {', '.join(KINDS)}")
+        self.until = time.monotonic() + self.seconds
+
+    @property
+    def is_over(self) -> bool:
+        """True when it has done its work."""
+        return time.monotonic() >= self.until if self.seconds else self.count <= 0
+
+
+class Client:
+    """One connected socket: a bounded queue and a task that writes it."""
+
+    def __init__(self, socket: web.WebSocketResponse, request: web.Request, venue: str, path: str) -> None:
+        self.socket = socket
+        self.venue = venue
+        self.path = path
+        self.keys: set[str] = set()
+        self.touched = time.monotonic()
+        self._transport = request.transport
+        self._queue: asyncio.Queue[str] = asyncio.Queue(QUEUE_LIMIT)
+
+    def send(self, text: str) -> None:
+        """Queue a frame; a client that does not read is cut off, as venues do."""
+        try:
+            self._queue.put_nowait(text)
+        except asyncio.QueueFull:
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut the TCP connection without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def write(self) -> None:
+        """Write the queue to the socket, until cancelled."""
+        while True:
+            text = await self._queue.get()
+            await self.socket.send_str(text)
+            self.touched = time.monotonic()
+
+
+class Wire:
+    """Who listens to what, and what goes wrong on the way."""
+
+    def __init__(self) -> None:
+        self.clients: set[Client] = set()
+        self.faults: list[Fault] = []
+        self._listeners: dict[tuple[str, str], set[Client]] = defaultdict(set)
+
+    def listeners(self, venue: str, key: str) -> set[Client]:
+        """Give who subscribed a stream."""
+        return self._listeners.get((venue, key), set())
+
+    def subscribe(self, client: Client, key: str) -> None:
+        """Add a stream to a socket."""
+        client.keys.add(key)
+        self._listeners[client.venue, key].add(client)
+
+    def unsubscribe(self, client: Client, key: str) -> None:
+        """Take a stream off a socket."""
+        client.keys.discard(key)
+        self._listeners[client.venue, key].discard(client)
+
+    def publish(self, venue: str, key: str, text: Callable[[Client], str]) -> None:
+        """Send a frame to every listener, through the faults."""
+        listeners = self._listeners.get((venue, key))
+        if not listeners:
+            return
+        for fault in self.faults:
+            if fault.kind in STREAM_FAULTS and fault.venue == venue and fault.stream in key and not fault.is_over:
+                self._publish_badly(fault, list(listeners), text)
+                self.faults = [f for f in self.faults if not f.is_over or f.held]
+                return
+        for client in list(listeners):
+            client.send(text(client))
+
+    def _publish_badly(self, fault: Fault, listeners: list[Client], text: Callable[[Client], str]) -> None:
+        if not fault.seconds:
+            fault.count -= 1
+        for client in listeners:
+            frame = text(client)
+            match fault.kind:
+                case "repeat":
+                    client.send(frame)
+                    client.send(frame)
+                case "corrupt":
+                    client.send(frame[: len(frame) * 2 // 3])
+                case "reorder":
+                    if fault.held is None:
+                        fault.held, fault.count = frame, fault.count + 1
+                    else:
+                        client.send(frame)
+                        client.send(fault.held)
+                        fault.held = None
+                case _:
+                    pass  # drop and silence
+
+    def active(self, venue: str, *kinds: str) -> Fault | None:
+        """Give an active fault of these kinds; it is used up by one."""
+        for fault in self.faults:
+            if fault.kind in kinds and fault.venue == venue and not fault.is_over:
+                if not fault.seconds:
+                    fault.count -= 1
+                return fault
+        return None
+
+    def disconnect(self, venue: str) -> int:
+        """Cut all sockets of a venue; gives how many."""
+        cut = [client for client in self.clients if client.venue == venue]
+        for client in cut:
+            client.abort()
+        return len(cut)
+
+    async def serve(
+        self,
+        request: web.Request,
+        venue: str,
+        path: str,
+        handle: Callable[[Client, str], None],
+        *,
+        idle_s: float | None,
+        names: Sequence[str] = (),
+        opened: Callable[[Client, str], None] | None = None,
+    ) -> web.StreamResponse:
+        """Run one socket to its end."""
+        if self.active(venue, "refuse"):
+            return web.Response(status=503, text="refused")
+        # A venue that pings does so with protocol pings; the other cuts sockets that stay silent.
+        socket = web.WebSocketResponse(heartbeat=None if idle_s else 20, max_msg_size=1 << 20, compress=False)
+        await socket.prepare(request)
+        client = Client(socket, request, venue, path)
+        self.clients.add(client)
+        for name in names:
+            assert opened is not None
+            opened(client, name)
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(client.write())]
+        if idle_s:
+            tasks.append(loop.create_task(_cut_when_idle(client, idle_s)))
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.TEXT:
+                    client.touched = time.monotonic()
+                    handle(client, message.data)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for key in list(client.keys):
+                self.unsubscribe(client, key)
+            self.clients.discard(client)
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await asyncio.gather(*tasks, return_exceptions=True)
+        return socket
+
+
+async def _cut_when_idle(client: Client, idle_s: float) -> None:
+    while (left := client.touched + idle_s - time.monotonic()) > 0:  # noqa: ASYNC110 - the deadline moves
+        await asyncio.sleep(left)
+    client.abort()
