@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -68,10 +67,11 @@ class ChildProcess:
             log.close()
         line = self._first_line(timeout_s)
         if not line:
-            self.stop()
+            self._process.kill()
             words = b"" if self._process.stderr is None else self._process.stderr.read()
             if self._log is not None:
                 words = self._log.read_bytes()[-2000:]
+            self.stop()
             lines = words.decode(errors="replace").strip().splitlines()
             raise MarketPrismError(f"{self._command[2]} did not start: {lines[-1] if lines else 'no word from it'}")
         self.ready = json.loads(line)
@@ -96,14 +96,15 @@ class ChildProcess:
     def stop(self, timeout_s: float = 10.0) -> None:
         """Ask it to stop; kill it if it does not."""
         process = self._process
-        if process is None or process.poll() is not None:
+        if process is None:
             return
-        process.terminate()
-        try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        with contextlib.suppress(OSError, AttributeError):
-            assert process.stdout is not None
-            process.stdout.close()
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()

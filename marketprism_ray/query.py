@@ -1,0 +1,162 @@
+"""The read side: SQL over the store, books rebuilt from their changes, records off the stream.
+
+Reading goes with ``final = 1``: a reader never sees a repeat, whether or not ClickHouse has merged it away yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import nats.errors
+import pyarrow as pa
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from marketprism_ray.encoding import decode_json
+from marketprism_ray.errors import BookError, MarketPrismError, shorten
+from marketprism_ray.sinks.clickhouse import ClickHouseSettings, connect
+from marketprism_ray.sinks.nats import NatsSettings
+from marketprism_ray.sinks.nats import connect as connect_nats
+
+
+@dataclass(frozen=True)
+class RebuiltBook:
+    """A book made from stored rows; levels are (price, quantity), best first, in base."""
+
+    last_update_id: int
+    bids: list[tuple[Decimal, Decimal]]
+    asks: list[tuple[Decimal, Decimal]]
+    changes: int
+
+
+class Store:
+    """Reads one ClickHouse database."""
+
+    def __init__(self, settings: ClickHouseSettings) -> None:
+        self._client = connect(settings)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._client.close()
+
+    def query(self, sql: str, **parameters: Any) -> pa.Table:
+        """Run SQL; a statement without a result gives an empty table.
+
+        Raises
+        ------
+        MarketPrismError
+            With the server's message.
+        """
+        try:
+            table: pa.Table = self._client.query_arrow(sql, parameters=parameters or None, settings={"final": 1})
+        except ClickHouseError as error:
+            raise MarketPrismError(shorten(str(error), 500)) from error
+        except pa.ArrowInvalid as error:
+            if "too small: 0" not in str(error):
+                raise MarketPrismError(f"the answer is no Arrow file: {error}") from error
+            return pa.table({})
+        return table
+
+    def trades(self, venue: str, symbol: str) -> pa.Table:
+        """Give sequence, price, quantity (venue units) and side of all trades, by sequence."""
+        return self.query(
+            "SELECT sequence, price, ifNull(raw_quantity, quantity) AS quantity, is_buyer_maker FROM trade "
+            "WHERE exchange_name = {venue:String} AND symbol_name = {symbol:String} ORDER BY sequence",
+            venue=venue,
+            symbol=symbol,
+        )
+
+    def open_gaps(self) -> pa.Table:
+        """Give the gaps that are open."""
+        return self.query("SELECT * FROM gap WHERE status = 'open' ORDER BY opened_at")
+
+    def counts(self) -> dict[str, int]:
+        """Give rows per data type, of those that have rows."""
+        table = self.query(
+            "SELECT table, toInt64(sum(rows)) AS rows FROM system.parts "
+            "WHERE active AND database = currentDatabase() GROUP BY table ORDER BY table"
+        )
+        return dict(zip(table["table"].to_pylist(), table["rows"].to_pylist(), strict=True))
+
+    def rebuild_book(self, venue: str, symbol: str) -> RebuiltBook:
+        """Rebuild a book from its last stored snapshot and the changes that continue it.
+
+        Raises
+        ------
+        BookError
+            If nothing is stored, or the chain of changes is broken.
+        """
+        where = "exchange_name = {venue:String} AND symbol_name = {symbol:String}"
+        last = self.query(
+            f"SELECT receive_timestamp FROM orderbook_delta WHERE {where} AND is_snapshot LIMIT 1",
+            venue=venue,
+            symbol=symbol,
+        )
+        if not last.num_rows:
+            raise BookError(f"{venue} {symbol}: no snapshot is stored")
+        # Changes that were held for the snapshot were received before it: look back as far as they can be held.
+        rows = self.query(
+            "SELECT last_update_id, previous_update_id, is_snapshot, bids.price AS bp, bids.quantity AS bq, "
+            f"asks.price AS ap, asks.quantity AS aq FROM orderbook_delta WHERE {where} AND receive_timestamp >= "
+            f"(SELECT max(receive_timestamp) FROM orderbook_delta WHERE {where} AND is_snapshot) - INTERVAL 60 SECOND",
+            venue=venue,
+            symbol=symbol,
+        ).to_pylist()
+        snapshots = [row for row in rows if row["is_snapshot"]]
+        start = snapshots[0] if len(snapshots) == 1 else max(snapshots, key=lambda row: row["last_update_id"])
+        following = {row["previous_update_id"]: row for row in rows if not row["is_snapshot"]}
+        bids = dict(zip(start["bp"], start["bq"], strict=True))
+        asks = dict(zip(start["ap"], start["aq"], strict=True))
+        at, changes = start["last_update_id"], 0
+        while (row := following.pop(at, None)) is not None:
+            for side, prices, quantities in ((bids, row["bp"], row["bq"]), (asks, row["ap"], row["aq"])):
+                for price, quantity in zip(prices, quantities, strict=True):
+                    if quantity:
+                        side[price] = quantity
+                    else:
+                        side.pop(price, None)
+            at = row["last_update_id"]
+            changes += 1
+        left = [row for previous, row in following.items() if previous >= start["last_update_id"]]
+        if left:
+            raise BookError(f"{venue} {symbol}: {len(left)} changes do not continue update id {at}")
+        return RebuiltBook(at, sorted(bids.items(), reverse=True), sorted(asks.items()), changes)
+
+
+async def tail(settings: NatsSettings, subject: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """Give (subject, record) as they are published, until the caller stops."""
+    client = await connect_nats(settings)
+    try:
+        subscription = await client.subscribe(subject, pending_msgs_limit=100_000)
+        async for message in subscription.messages:
+            yield message.subject, decode_json(message.data)
+    finally:
+        await client.close()
+
+
+async def stream_records(settings: NatsSettings, subject: str) -> list[dict[str, Any]]:
+    """Read everything the stream holds under a subject.
+
+    Raises
+    ------
+    MarketPrismError
+        If the stream cannot be read to its end.
+    """
+    client = await connect_nats(settings)
+    try:
+        stream = client.jetstream(timeout=10)
+        subscription = await stream.pull_subscribe(subject, stream=settings.stream)
+        found: list[dict[str, Any]] = []
+        pending = (await subscription.consumer_info()).num_pending
+        while len(found) < pending:
+            batch = await subscription.fetch(min(1000, pending - len(found)), timeout=10)
+            for message in batch:
+                found.append(decode_json(message.data))
+            await batch[-1].ack()
+        return found
+    except (nats.errors.Error, TimeoutError) as error:
+        raise MarketPrismError(f"NATS: reading {subject}: {type(error).__name__}: {error}") from error
+    finally:
+        await client.close()

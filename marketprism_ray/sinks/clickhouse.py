@@ -1,0 +1,119 @@
+"""Arrow batches to ClickHouse: large inserts, a deduplication token each, tables made from the schemas."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+
+from marketprism_ray.encoding import data_type_of
+from marketprism_ray.errors import BadBatch, SinkUnavailable, shorten
+from marketprism_ray.records import RECORDS
+from marketprism_ray.schemas import create_table
+
+REFUSED = {6, 16, 20, 26, 27, 38, 41, 53, 69, 70, 72, 117, 130, 131, 349, 407}
+"""Codes that say the data is wrong: cannot parse, no such column, type mismatch, value out of range, ..."""
+
+
+@dataclass(frozen=True)
+class ClickHouseSettings:
+    """How to reach the server, and what its tables look like."""
+
+    host: str
+    port: int
+    database: str = "marketprism"
+    user: str = "default"
+    password: str = ""
+    secure: bool = False
+    ttl_days: int | None = None
+    ttl_days_of: Mapping[str, int] = field(default_factory=dict)
+
+
+def connect(settings: ClickHouseSettings, *, database: str | None = None, **more: Any) -> Any:
+    """Open a client.
+
+    Raises
+    ------
+    SinkUnavailable
+        If the server cannot be reached or refuses the user.
+    """
+    try:
+        return clickhouse_connect.get_client(
+            host=settings.host,
+            port=settings.port,
+            username=settings.user,
+            password=settings.password,
+            secure=settings.secure,
+            database=database or settings.database,
+            autogenerate_session_id=False,
+            compress=False,
+            **more,
+        )
+    except (ClickHouseError, OSError) as error:
+        raise SinkUnavailable(f"ClickHouse at {settings.host}:{settings.port}: {shorten(str(error), 300)}") from error
+
+
+class ClickHouseSink:
+    """Writes to one database."""
+
+    def __init__(self, settings: ClickHouseSettings) -> None:
+        self.settings = settings
+        self._client: Any = None
+
+    async def open(self) -> None:
+        """Connect, create database and tables."""
+        await asyncio.to_thread(self._open)
+
+    def _open(self) -> None:
+        settings = self.settings
+        admin = connect(settings, database="default")
+        try:
+            admin.command(f"CREATE DATABASE IF NOT EXISTS `{settings.database}`")
+            for data_type in RECORDS:
+                ttl = settings.ttl_days_of.get(data_type, settings.ttl_days)
+                admin.command(create_table(data_type, database=settings.database, ttl_days=ttl))
+        except (ClickHouseError, OSError) as error:
+            raise SinkUnavailable(f"ClickHouse: preparing tables: {shorten(str(error), 300)}") from error
+        finally:
+            admin.close()
+        self._client = connect(settings)
+
+    async def write(self, batches: Sequence[pa.RecordBatch], token: str) -> int:
+        """Insert batches of one data type as one block."""
+        return await asyncio.to_thread(self._write, batches, token)
+
+    def _write(self, batches: Sequence[pa.RecordBatch], token: str) -> int:
+        if self._client is None:
+            raise SinkUnavailable("ClickHouse: not connected")
+        table = pa.Table.from_batches(batches).replace_schema_metadata(None)
+        try:
+            self._client.insert_arrow(
+                data_type_of(batches[0]),
+                table.combine_chunks(),
+                settings={"insert_deduplication_token": token, "max_partitions_per_insert_block": 0},
+            )
+        except DatabaseError as error:
+            code = getattr(error, "code", None) or _code(str(error))
+            text = f"ClickHouse: {data_type_of(batches[0])}, {table.num_rows} rows: {shorten(str(error), 400)}"
+            if code in REFUSED:
+                raise BadBatch(text) from error
+            raise SinkUnavailable(text) from error
+        except (OperationalError, ClickHouseError, OSError) as error:
+            raise SinkUnavailable(f"ClickHouse: {shorten(str(error), 300)}") from error
+        return int(table.num_rows)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._client is not None:
+            await asyncio.to_thread(self._client.close)
+
+
+def _code(text: str) -> int | None:
+    _, _, rest = text.partition("Code: ")
+    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+    return int(digits) if digits else None

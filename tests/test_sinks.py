@@ -1,0 +1,225 @@
+"""Sinks against the real servers: nats-server and the ClickHouse engine behind its HTTP interface."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_encoding import trade
+
+from marketprism_ray.errors import BadBatch, BookError, ConfigError, MarketPrismError, SinkUnavailable
+from marketprism_ray.query import Store, stream_records
+from marketprism_ray.records import RECORDS, Level, OrderBookDelta
+from marketprism_ray.schemas import DECIMAL, arrow_schema, batch_from_records
+from marketprism_ray.servers import EmbeddedServers
+from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
+from marketprism_ray.sinks.nats import NatsSettings, NatsSink
+
+FITS = st.decimals(min_value=Decimal("0.000000000000000001"), max_value=Decimal("9e19"), places=18)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
+    with EmbeddedServers(tmp_path_factory.mktemp("servers")) as running:
+        yield running
+
+
+@pytest.fixture
+def clickhouse(servers: EmbeddedServers, request: pytest.FixtureRequest) -> ClickHouseSettings:
+    name = "t" + "".join(c for c in request.node.name if c.isalnum())[:50]
+    return ClickHouseSettings("127.0.0.1", servers.clickhouse_port, database=name)
+
+
+def trades(first: int, last: int) -> pa.RecordBatch:
+    return batch_from_records([trade(trade_id=str(n), sequence=n) for n in range(first, last + 1)])
+
+
+async def test_every_table_exists_and_has_the_columns_of_its_record(clickhouse: ClickHouseSettings) -> None:
+    sink = ClickHouseSink(clickhouse)
+    await sink.open()
+    await sink.open()  # what is there already stays
+    store = Store(clickhouse)
+    for name in RECORDS:
+        assert store.query(f"SELECT * FROM {name}").num_rows == 0
+        columns = store.query(
+            f"SELECT name FROM system.columns WHERE database = currentDatabase() AND table = '{name}'"
+        )
+        assert set(columns["name"].to_pylist()) == set(arrow_schema(name).names)
+
+
+async def test_a_repeated_insert_and_a_repeated_row_are_seen_once(clickhouse: ClickHouseSettings) -> None:
+    sink = ClickHouseSink(clickhouse)
+    await sink.open()
+    for _ in range(2):
+        await sink.write([trades(1, 5), trades(6, 9)], "c/1/1")
+    await sink.write([trades(8, 12)], "c/2/1")
+    found = Store(clickhouse).trades("okx_derivatives", "BTC-USDT-SWAP")
+    assert found["sequence"].to_pylist() == list(range(1, 13))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(FITS, min_size=1, max_size=50))
+def test_every_number_that_fits_comes_back_from_the_store_exactly(
+    clickhouse: ClickHouseSettings, values: list[Decimal]
+) -> None:
+    async def write() -> None:
+        sink = ClickHouseSink(clickhouse)
+        await sink.open()
+        batch = batch_from_records(
+            [trade(trade_id=str(n), sequence=n, price=format(v, "f"), raw_quantity=None) for n, v in enumerate(values)]
+        )
+        await sink.write([batch], repr(values))
+        await sink.close()
+
+    asyncio.run(write())
+    store = Store(clickhouse)
+    texts = store.query("SELECT toString(price) AS p FROM trade ORDER BY sequence")["p"].to_pylist()
+    assert [Decimal(t) for t in texts] == values
+    store.query("TRUNCATE TABLE trade")
+    store.close()
+
+
+@pytest.mark.parametrize("text", ["1e400", "NaN", "0.0000000000000000001", "100000000000000000000000", "", "1,5"])
+def test_a_number_that_does_not_fit_is_an_error(text: str) -> None:
+    with pytest.raises(pa.ArrowInvalid):
+        batch_from_records([trade(price=text)])
+
+
+async def test_data_of_the_wrong_shape_is_refused_for_good(clickhouse: ClickHouseSettings) -> None:
+    sink = ClickHouseSink(clickhouse)
+    await sink.open()
+    schema = pa.schema([pa.field("nonsense", pa.int64())], metadata={"data_type": "trade"})
+    with pytest.raises(BadBatch, match="trade, 1 rows"):
+        await sink.write([pa.RecordBatch.from_pydict({"nonsense": [1]}, schema=schema)], "x")
+
+
+async def test_an_absent_server_is_unavailable() -> None:
+    with pytest.raises(SinkUnavailable):
+        await ClickHouseSink(ClickHouseSettings("127.0.0.1", 9)).open()
+    with pytest.raises(SinkUnavailable):
+        await NatsSink(NatsSettings(("nats://127.0.0.1:9",))).open()
+
+
+def delta(previous: int, last: int, bids: list[Level], *, snapshot: bool = False) -> OrderBookDelta:
+    return OrderBookDelta(
+        exchange_name="okx_spot",
+        market_type="spot",
+        symbol_name="A-B",
+        timestamp=10**18 + last,
+        receive_timestamp=10**18 + last,
+        source="stream",
+        first_update_id=last,
+        last_update_id=last,
+        previous_update_id=previous,
+        is_snapshot=snapshot,
+        bids=bids,
+        asks=[],
+    )
+
+
+async def test_a_book_is_rebuilt_from_its_changes_and_a_broken_chain_is_an_error(
+    clickhouse: ClickHouseSettings,
+) -> None:
+    sink = ClickHouseSink(clickhouse)
+    await sink.open()
+    rows = [
+        delta(-1, 5, [Level("10", "1"), Level("9", "2")], snapshot=True),
+        delta(5, 7, [Level("10", "0")]),
+        delta(7, 8, [Level("9.5", "3")]),
+    ]
+    await sink.write([batch_from_records(rows)], "a")
+    store = Store(clickhouse)
+    book = store.rebuild_book("okx_spot", "A-B")
+    assert (book.last_update_id, book.bids) == (8, [(Decimal("9.5"), Decimal(3)), (Decimal(9), Decimal(2))])
+    await sink.write([batch_from_records([delta(9, 11, [])])], "b")
+    with pytest.raises(BookError, match="do not continue update id 8"):
+        store.rebuild_book("okx_spot", "A-B")
+    with pytest.raises(BookError, match="no snapshot"):
+        store.rebuild_book("okx_spot", "C-D")
+
+
+def test_a_wrong_query_gives_the_servers_message(clickhouse: ClickHouseSettings) -> None:
+    with pytest.raises(MarketPrismError, match="nowhere"):
+        Store(ClickHouseSettings("127.0.0.1", clickhouse.port, database="default")).query("SELECT * FROM nowhere")
+
+
+async def test_published_rows_are_on_the_stream_once_even_if_published_twice(servers: EmbeddedServers) -> None:
+    sink = NatsSink(NatsSettings((servers.nats_url,), window=50))
+    await sink.open()
+    assert await sink.write([trades(1, 300)], "a") == 300
+    assert await sink.write([trades(201, 400)], "b") == 100
+    found = await stream_records(sink.settings, "trades-data.okx_derivatives.>")
+    assert [record["sequence"] for record in found] == list(range(1, 401))
+    assert found[0]["price"] == Decimal("91249.9")
+    await sink.close()
+
+
+async def test_a_message_too_large_for_the_server_is_refused_by_name(servers: EmbeddedServers) -> None:
+    sink = NatsSink(NatsSettings((servers.nats_url,)))
+    await sink.open()
+    with pytest.raises(BadBatch, match=r"trades-data\.okx_derivatives\.perpetual\.BTC-USDT-SWAP: a message of"):
+        await sink.write([batch_from_records([trade(trade_id="x" * 1_100_000)])], "a")
+    await sink.close()
+
+
+async def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for a condition, with a deadline."""
+    async with asyncio.timeout(seconds):
+        while not check():  # noqa: ASYNC110 - another process changes it
+            await asyncio.sleep(0.02)
+
+
+async def test_killed_servers_come_back_on_their_ports_with_their_data(tmp_path: Path) -> None:
+    with EmbeddedServers(tmp_path) as own:
+        settings_ch = ClickHouseSettings("127.0.0.1", own.clickhouse_port)
+        sink, stream = ClickHouseSink(settings_ch), NatsSink(NatsSettings((own.nats_url,)))
+        await sink.open()
+        await stream.open()
+        await sink.write([trades(1, 10)], "a")
+        await stream.write([trades(1, 10)], "a")
+        state = own.state()
+        for name in ("nats", "clickhouse"):
+            os.kill(state[name]["pid"], signal.SIGKILL)
+        await until(lambda: all(own.state()[name]["restarts"] == 1 for name in ("nats", "clickhouse")))
+        for number, target in enumerate((sink, stream)):
+            async with asyncio.timeout(30):
+                while True:
+                    try:
+                        await target.write([trades(6, 15)], f"b{number}")
+                        break
+                    except SinkUnavailable:
+                        await asyncio.sleep(0.05)
+        assert Store(settings_ch).trades("okx_derivatives", "BTC-USDT-SWAP")["sequence"].to_pylist() == list(
+            range(1, 16)
+        )
+        records = await stream_records(stream.settings, "trades-data.>")
+        assert [record["sequence"] for record in records] == list(range(1, 16))
+        await sink.close()
+        await stream.close()
+
+
+def test_a_second_supervisor_on_the_same_directory_is_refused(servers: EmbeddedServers) -> None:
+    with pytest.raises(MarketPrismError, match="another process serves this directory"):
+        EmbeddedServers(servers.data_dir).start()
+
+
+def test_a_taken_port_is_named(servers: EmbeddedServers, tmp_path: Path) -> None:
+    with pytest.raises(MarketPrismError, match=f"port {servers.clickhouse_port}: Address already in use"):
+        EmbeddedServers(tmp_path, nats=servers.clickhouse_port).start()
+
+
+def test_a_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MarketPrismError, match="file"):
+        EmbeddedServers(tmp_path / "file").start()
+
+
+__all__ = ["DECIMAL", "ConfigError"]
