@@ -155,6 +155,7 @@ class TradeStream(Stream):
         self._break = "sequence"
         self._covers = channel.codec.covers
         self._resumed_time = 0
+        self._resume_from: int | None = None
         self._last_trade: Any = None
         self._decode = channel.codec.decode
         self._decode_one: Callable[[bytes], Any] = channel.codec.decode_one or channel.codec.decode
@@ -186,7 +187,7 @@ class TradeStream(Stream):
 
     def resume(self, last: int, time: int) -> None:
         """Continue after a predecessor whose last durable trade was ``last`` (at ``time`` ns)."""
-        self.last = last
+        self._resume_from = last
         self._resumed_time = time // self.codec.time_ns
         self._break = "collector_lost"
 
@@ -267,9 +268,21 @@ class TradeStream(Stream):
     def _out_of_step(self, trade: Any, received: int) -> bool:
         """Deal with a trade that does not simply follow; True if it is to be taken."""
         last = self.last
-        if last is None:
-            return True
         first = self._first(trade)
+        if last is None:
+            if self._resume_from is None:
+                return True
+            last, self._resume_from = self._resume_from, None
+            self.last = last
+            if first == last + 1:
+                # The coordinator has written down a hole that turns out to be none.
+                moment = self.last_time * self.codec.time_ns
+                self._write(
+                    TradeGap(moment, trade.time * self.codec.time_ns, first, last, self._break, 0, 0),
+                    "repaired",
+                    received,
+                )
+                self._break = "sequence"
         if first == last + 1:
             return True
         if trade.sequence <= last:

@@ -1,0 +1,241 @@
+"""Start, stop and status of the whole system: Ray, the embedded servers, the coordinator."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.cluster import Cluster
+from actors.coordinator import Coordinator
+from actors.metrics import RayMetrics
+from actors.options import NAMESPACE, actor_name
+from marketprism_ray.config import Config
+from marketprism_ray.errors import ConfigError, MarketPrismError
+from marketprism_ray.servers import EmbeddedServers
+from marketprism_ray.sinks.clickhouse import ClickHouseSettings
+from marketprism_ray.sinks.nats import NatsSettings
+
+# Node death is seen after 4 s instead of 16 to 67 s; a caller hears of an actor's death at once.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_timeout_ms_task_wait_for_death_info": "100",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class _CoordinatorActor(Coordinator):
+    """The coordinator with Ray's metrics."""
+
+    def __init__(self, config: Config, settings: dict[str, Any]) -> None:
+        super().__init__(config, settings, publisher=RayMetrics())
+
+
+class System:
+    """A running system, as its owner holds it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config.model_copy(
+            update={"system": config.system.model_copy(update={"data_dir": config.system.data_dir.absolute()})}
+        )
+        self.servers: EmbeddedServers | None = None
+        self.settings: dict[str, Any] = {}
+        self._coordinator: Any = None
+        self._cluster = Cluster()
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def run_file(self) -> Path:
+        """Where other processes find this system."""
+        return self.config.system.data_dir / "run.json"
+
+    def start(self) -> None:
+        """Start servers, Ray and the coordinator.
+
+        Raises
+        ------
+        MarketPrismError
+            If a server does not start or the data directory cannot be used.
+        """
+        config = self.config
+        nats, clickhouse = config.nats, config.clickhouse
+        embedded = {
+            "nats": nats.port if nats.mode == "embedded" else None,
+            "clickhouse": clickhouse.port if clickhouse.mode == "embedded" else None,
+        }
+        if any(port is not None for port in embedded.values()):
+            self.servers = EmbeddedServers(config.system.data_dir, **embedded)
+            self.servers.start()
+        try:
+            self.settings = sink_settings(config, self.servers)
+            self._start_ray()
+            self._coordinator = self._cluster.start(
+                "coordinator", actor_name(config.system.name, "coordinator"), _CoordinatorActor, config, self.settings
+            )
+            self.run_file.parent.mkdir(parents=True, exist_ok=True)
+            self.run_file.write_text(
+                json.dumps(
+                    {
+                        "pid": os.getpid(),
+                        "address": ray.get_runtime_context().gcs_address,
+                        "name": config.system.name,
+                        "nats": list(self.settings["nats"].servers),
+                        "stream": config.nats.stream,
+                        "clickhouse": {
+                            "host": self.settings["clickhouse"].host,
+                            "port": self.settings["clickhouse"].port,
+                        },
+                        "database": config.clickhouse.database,
+                    }
+                )
+            )
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_ray(self) -> None:
+        cluster = self.config.cluster
+        if ray.is_initialized():
+            return
+        os.environ.update(ENVIRONMENT)
+        if cluster.address is not None:
+            ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
+            return
+        # Ray's socket paths must stay below 108 bytes: a short folder of our own, removed when we stop.
+        self._temporary = tempfile.TemporaryDirectory(prefix="mpr-", ignore_cleanup_errors=True)
+        ray.init(
+            num_cpus=cluster.num_cpus,
+            namespace=NAMESPACE,
+            include_dashboard=cluster.dashboard,
+            object_store_memory=cluster.object_store_bytes,
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=self._temporary.name,
+            _metrics_export_port=0,
+        )
+
+    def call(self, method: str, *arguments: Any, timeout_s: float = 60.0) -> Any:
+        """Call the coordinator and wait.
+
+        Raises
+        ------
+        MarketPrismError
+            If it does not answer in time.
+        """
+        try:
+            return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=timeout_s)
+        except ray.exceptions.GetTimeoutError as error:
+            raise MarketPrismError(f"the coordinator did not answer {method} within {timeout_s:g} s") from error
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from error
+
+    def status(self) -> dict[str, Any]:
+        """Ask the coordinator how everything is."""
+        found: dict[str, Any] = self.call("status")
+        return found
+
+    def wait_live(self, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Wait until every collector runs and every book is live.
+
+        Raises
+        ------
+        MarketPrismError
+            If that takes longer; says what was missing.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            status = self.status()
+            collectors = status["collectors"]
+            if status["planned"] and collectors and all(_is_live(c) for c in collectors):
+                return status
+            if time.monotonic() > deadline:
+                waiting = [f"{c['name']} {c['state']}" for c in collectors if not _is_live(c)]
+                reasons = "; ".join([*waiting, *(f"{k}: {v}" for k, v in status["errors"].items())])
+                raise MarketPrismError(f"not everything came up within {timeout_s:g} s: {reasons or 'no plan yet'}")
+            time.sleep(0.2)
+
+    def stop(self) -> bool:
+        """Drain, end actors, Ray and servers; True if everything was delivered."""
+        whole = False
+        if self._coordinator is not None:
+            try:
+                whole = bool(self.call("stop", timeout_s=120))
+            except (MarketPrismError, ray.exceptions.RayError):
+                whole = False
+            self._cluster.kill(self._coordinator)
+        if ray.is_initialized():
+            ray.shutdown()
+        if self.servers is not None:
+            self.servers.stop()
+        self.run_file.unlink(missing_ok=True)
+        if self._temporary is not None:
+            self._temporary.cleanup()
+        return whole
+
+
+def _is_live(collector: dict[str, Any]) -> bool:
+    return collector["state"] == "live" and collector.get("books_live") == collector.get("books")
+
+
+def sink_settings(config: Config, servers: EmbeddedServers | None) -> dict[str, Any]:
+    """Give how the sinks reach their servers, embedded or external."""
+    nats, clickhouse = config.nats, config.clickhouse
+    embedded_nats = servers is not None and nats.mode == "embedded"
+    embedded_clickhouse = servers is not None and clickhouse.mode == "embedded"
+    return {
+        "nats": NatsSettings(
+            servers=(servers.nats_url,) if servers is not None and embedded_nats else nats.servers,
+            stream=nats.stream,
+            preset=nats.subjects,
+            max_messages=nats.max_messages,
+            max_bytes=nats.max_bytes,
+            max_age_s=nats.max_age_days * 86400,
+            replicas=nats.replicas,
+            duplicate_window_s=nats.duplicate_window_s,
+            window=nats.window,
+            user=nats.user,
+            password=nats.password,
+            token=nats.token,
+            credentials=nats.credentials,
+            tls_ca=nats.tls_ca,
+        ),
+        "clickhouse": ClickHouseSettings(
+            host="127.0.0.1" if embedded_clickhouse else clickhouse.host,
+            port=servers.clickhouse_port if servers is not None and embedded_clickhouse else clickhouse.port or 8123,
+            database=clickhouse.database,
+            user=clickhouse.user,
+            password=clickhouse.password or "",
+            secure=clickhouse.secure,
+            ttl_days=clickhouse.ttl_days,
+            ttl_days_of=clickhouse.ttl_days_of,
+        ),
+    }
+
+
+def attach(data_dir: Path) -> System:
+    """Connect to a system that another process started.
+
+    Raises
+    ------
+    ConfigError
+        If none runs with this data directory.
+    """
+    path = data_dir.absolute() / "run.json"
+    if not path.exists():
+        raise ConfigError(f"{path}: nothing runs with this data directory; start it with `marketprism up`")
+    run = json.loads(path.read_text())
+    os.environ.update(ENVIRONMENT)
+    ray.init(address=run["address"], namespace=NAMESPACE, log_to_driver=False, logging_level="error")
+    system = System(Config())
+    system._coordinator = ray.get_actor(actor_name(run["name"], "coordinator"), NAMESPACE)
+    return system

@@ -1,0 +1,254 @@
+"""The collector actor: one `Session`, and the delivery of its batches to every sink.
+
+A batch is kept until every sink has acknowledged it. One call a sink is in flight and carries all that is pending, so
+batches grow by themselves when it is busy. What a call carried is sent again unchanged if its sink dies. A plain class;
+``cluster.py`` makes it an actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from actors.cluster import ActorGone, Cluster
+from actors.sinks import Delivery, Refused
+from marketprism_ray import __version__
+from marketprism_ray.batching import Batch
+from marketprism_ray.config import Config
+from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.logs import configure
+from marketprism_ray.session import Session, Shard, Watermark
+
+FLUSH_S = 0.005
+CALL_ROWS = 20_000
+"""Rows that one call carries at most."""
+
+
+class Lane:
+    """The way to one sink."""
+
+    def __init__(self, kind: str, actor: str, pause_s: float, pause_rows: int) -> None:
+        self.kind = kind
+        self.actor = actor
+        self.pause_s = pause_s
+        self.pause_rows = pause_rows
+        self.pending: deque[Batch] = deque()
+        self.in_flight: list[Batch] = []
+        self.acknowledged = 0
+        self.retries = 0
+        self.rows = 0
+        self.more = asyncio.Event()
+
+    def add(self, batch: Batch) -> None:
+        """Queue a batch."""
+        self.pending.append(batch)
+        self.rows += batch.data.num_rows
+        self.more.set()
+
+    def load(self) -> list[Batch]:
+        """Give what the next call carries: the same as before if that was not acknowledged."""
+        if not self.in_flight:
+            rows = 0
+            while self.pending and rows < CALL_ROWS:
+                batch = self.pending.popleft()
+                rows += batch.data.num_rows
+                self.in_flight.append(batch)
+        return self.in_flight
+
+
+class Collector:
+    """Collects one shard.
+
+    Parameters
+    ----------
+    sinks : kind -> name of the sink actor
+    make_session, cluster : for tests
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        config: Config,
+        epoch: int,
+        resume: Mapping[str, Watermark],
+        sinks: Mapping[str, str],
+        share: float = 1.0,
+        *,
+        make_session: Callable[..., Session] = Session,
+        cluster: Cluster | None = None,
+    ) -> None:
+        configure(config.system.log_level)
+        self.shard = shard
+        self.epoch = epoch
+        self._config = config
+        self._cluster = cluster or Cluster()
+        self._log = structlog.get_logger("collector").bind(shard=shard.name, epoch=epoch)
+        self._session = make_session(shard, config, collector=shard.name, epoch=epoch, resume=resume, share=share)
+        flush = config.clickhouse
+        self._lanes = [
+            Lane(kind, actor, flush.insert_s if kind == "clickhouse" else 0.0, flush.insert_rows)
+            for kind, actor in sinks.items()
+        ]
+        self._unacknowledged: dict[str, tuple[int, int]] = {}
+        self._retained = 0
+        self._paused = False
+        self._lease_until = time.monotonic() + config.cluster.lease_s
+        self._tasks: list[asyncio.Task[None]] = []
+        self._state = "starting"
+        self._error = ""
+        self._flushed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"Collector({self.shard.name})"
+
+    async def start(self) -> None:
+        """Connect and begin to deliver.
+
+        Raises
+        ------
+        MarketPrismError
+            If the venue's instruments cannot be had, or a symbol is unknown.
+        """
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._flush()),
+            *(loop.create_task(self._deliver(lane)) for lane in self._lanes),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._loop_ended)
+        try:
+            await self._session.start()
+        except MarketPrismError as error:
+            self._state, self._error = "failed", str(error)
+            raise
+        self._state = "live"
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("collector_loop_failed", exc_info=error)
+            self._state, self._error = "failed", f"{type(error).__name__}: {error}"
+
+    async def renew(self) -> dict[str, Any]:
+        """Prolong the lease; gives the status."""
+        self._lease_until = time.monotonic() + self._config.cluster.lease_s
+        return await self.status()
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            if time.monotonic() > self._lease_until and self._state == "live":
+                # Somebody else may own the shard by now: say nothing more.
+                self._state = "lapsed"
+                self._log.warning("lease_lapsed")
+                await self._session.stop()
+            if self._state == "lapsed":
+                continue
+            self._collect(self._session.drain())
+
+    def _collect(self, batches: list[Batch]) -> None:
+        for batch in batches:
+            size = batch.data.nbytes
+            self._unacknowledged[batch.batch_id] = (len(self._lanes), size)
+            self._retained += size
+            for lane in self._lanes:
+                lane.add(batch)
+        limit = self._config.cluster.retention_bytes
+        if not self._paused and self._retained > limit:
+            self._paused = True
+            self._session.pause()
+            self._log.warning("reading_paused", retained_bytes=self._retained)
+        elif self._paused and self._retained < limit // 2:
+            self._paused = False
+            self._session.resume()
+            self._log.info("reading_resumed")
+
+    async def _deliver(self, lane: Lane) -> None:
+        handle: Any = None
+        last = 0.0
+        while True:
+            if not lane.in_flight:
+                await lane.more.wait()
+                wait = last + lane.pause_s - time.monotonic()
+                if wait > 0 and sum(b.data.num_rows for b in lane.pending) < lane.pause_rows and self._state == "live":
+                    await asyncio.sleep(wait)
+                last = time.monotonic()
+            load = lane.load()
+            deliveries: list[Delivery] = [(b.batch_id, b.data_type, b.data, b.watermarks) for b in load]
+            try:
+                handle = handle or self._cluster.find(lane.actor)
+                if handle is None:
+                    raise ActorGone(f"{lane.actor} is not there")
+                acknowledged = await self._cluster.call(handle, "take", self.shard.name, self.epoch, deliveries)
+            except ActorGone:
+                handle = None
+                lane.retries += 1
+                await asyncio.sleep(0.1)
+                continue
+            except Refused as error:
+                self._state, self._error = "lapsed", str(error)
+                self._log.warning("refused", error=str(error))
+                await self._session.stop()
+                return
+            self._acknowledge(lane, acknowledged)
+
+    def _acknowledge(self, lane: Lane, ids: list[str]) -> None:
+        lane.rows -= sum(batch.data.num_rows for batch in lane.in_flight)
+        lane.in_flight = []
+        if not lane.pending:
+            lane.more.clear()
+        for batch_id in ids:
+            left, size = self._unacknowledged[batch_id]
+            lane.acknowledged += 1
+            if left == 1:
+                del self._unacknowledged[batch_id]
+                self._retained -= size
+            else:
+                self._unacknowledged[batch_id] = (left - 1, size)
+        if not self._unacknowledged:
+            self._flushed.set()
+
+    async def stop(self, timeout_s: float = 20.0) -> bool:
+        """Stop reading, deliver what there is; True if every sink has acknowledged all of it."""
+        if self._state == "live":
+            self._state = "draining"
+            await self._session.stop()
+            self._collect(self._session.drain(force=True))
+        self._flushed.clear()
+        if self._unacknowledged:
+            try:
+                await asyncio.wait_for(self._flushed.wait(), timeout_s)
+            except TimeoutError:
+                self._log.warning("drain_incomplete", batches=len(self._unacknowledged))
+        for task in self._tasks:
+            task.cancel()
+        self._state = "stopped"
+        return not self._unacknowledged
+
+    async def cut(self) -> int:
+        """Cut the sockets as a network would: a drill."""
+        return self._session.drop_connections()
+
+    async def status(self) -> dict[str, Any]:
+        """Give what an operator wants to know."""
+        return {
+            **self._session.status(),
+            "collector": repr(self),
+            "version": __version__,
+            "pid": os.getpid(),
+            "epoch": self.epoch,
+            "state": self._state,
+            "error": self._error,
+            "retained_bytes": self._retained,
+            "paused": self._paused,
+            "lanes": {lane.kind: {"rows": lane.rows, "retries": lane.retries} for lane in self._lanes},
+        }
+
+    async def story(self, symbol: str) -> list[tuple[str, str, str]]:
+        """Give the last steps of a book."""
+        return self._session.story(symbol)

@@ -1,0 +1,454 @@
+"""The coordinator: desired state, observation, one reconcile step after the other.
+
+The one actor that Ray restarts, for ever. What is desired is on disk; what runs is found again by name, so a restart
+disturbs nobody. It never waits on an actor inside a step: calls are started in one step and read in a later one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from actors.cluster import ActorGone, Cluster
+from actors.collector import Collector
+from actors.options import actor_name
+from actors.sinks import Delivery, SinkActor
+from marketprism_ray import __version__
+from marketprism_ray.config import Config
+from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.logs import configure
+from marketprism_ray.metrics import Publisher
+from marketprism_ray.placement import plan_shards
+from marketprism_ray.reconcile import Action, Kill, Observed, StartCollector, StartSink, StopCollector, reconcile
+from marketprism_ray.records import Gap
+from marketprism_ray.schemas import batch_from_records
+from marketprism_ray.session import Shard, Watermark, fetch_instruments, make_rest
+from marketprism_ray.sinks.clickhouse import ClickHouseSettings
+from marketprism_ray.sinks.nats import NatsSettings
+from marketprism_ray.venues import VENUES
+
+SINKS = ("clickhouse", "nats")
+START_S = 60.0
+CALL_S = 30.0
+
+
+class Actor:
+    """What the coordinator remembers of one actor."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self.name = name
+        self.kind = kind
+        self.handle: Any = None
+        self.state: str = "absent"
+        self.epoch = 0
+        self.heard = 0
+        self.shard: Shard | None = None
+        self.status: dict[str, Any] = {}
+        self.restarts = 0
+        self.call: asyncio.Task[None] | None = None
+
+    def observed(self) -> Observed:
+        """Give it as the pure step sees it."""
+        return Observed(self.state, self.epoch, self.heard, self.shard)  # type: ignore[arg-type]
+
+
+class Coordinator:
+    """Supervises collectors and sinks.
+
+    Parameters
+    ----------
+    settings : sink kind -> how to reach its server
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        settings: Mapping[str, ClickHouseSettings | NatsSettings],
+        *,
+        cluster: Cluster | None = None,
+        publisher: Publisher | None = None,
+    ) -> None:
+        configure(config.system.log_level)
+        self._config = config
+        self._settings = dict(settings)
+        self._cluster = cluster or Cluster()
+        self._publisher = publisher
+        self._log = structlog.get_logger("coordinator")
+        self._state_file = config.system.data_dir.absolute() / "state" / "coordinator.json"
+        self._shards: dict[str, Shard] = {}
+        self._planned = False
+        self._actors: dict[str, Actor] = {}
+        self._sinks = {kind: Actor(actor_name(config.system.name, "sink", kind), kind) for kind in SINKS}
+        self._watermarks: dict[str, dict[str, dict[str, Watermark]]] = {}
+        self._busy: set[str] = set()
+        self._errors: dict[str, str] = {}
+        self.story: deque[str] = deque(maxlen=100)
+        self._restore()
+        self._loop = asyncio.get_running_loop().create_task(self._run())
+
+    def __repr__(self) -> str:
+        return "Coordinator"
+
+    # --- state on disk ---
+
+    def _restore(self) -> None:
+        if not self._state_file.exists():
+            return
+        saved = json.loads(self._state_file.read_text())
+        for name, item in saved["shards"].items():
+            self._shards[name] = Shard(name, item["venue"], tuple((d, s) for d, s in item["streams"]))
+        for name, epoch in saved["epochs"].items():
+            actor = self._actors[name] = Actor(self._collector_name(name), "collector")
+            actor.epoch = epoch
+            actor.handle = self._cluster.find(actor.name)
+            actor.state = "alive" if actor.handle is not None else "dead"
+            actor.heard = time.time_ns()
+        for sink in self._sinks.values():
+            sink.handle = self._cluster.find(sink.name)
+            if sink.handle is not None:
+                sink.state, sink.heard = "alive", time.time_ns()
+        self._note("restarted: found " + (", ".join(a.name for a in self._all() if a.handle) or "nobody"))
+
+    def _save(self) -> None:
+        content = {
+            "version": __version__,
+            "shards": {n: {"venue": s.venue, "streams": s.streams} for n, s in self._shards.items()},
+            "epochs": {name: actor.epoch for name, actor in self._actors.items()},
+        }
+        self._state_file.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._state_file.with_suffix(".new")
+        draft.write_text(json.dumps(content))
+        draft.replace(self._state_file)
+
+    def _collector_name(self, shard: str) -> str:
+        return actor_name(self._config.system.name, "collector", shard)
+
+    def _all(self) -> list[Actor]:
+        return [*self._sinks.values(), *self._actors.values()]
+
+    def _note(self, text: str) -> None:
+        self.story.append(f"{time.strftime('%H:%M:%S', time.gmtime())} {text}")
+        self._log.info("step", what=text)
+
+    # --- the loop ---
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._step()
+            except Exception as error:  # noqa: BLE001 - the control loop must go on; the error is logged and shown
+                self._errors["control loop"] = f"{type(error).__name__}: {error}"
+                self._log.error("step_failed", exc_info=error)
+            await asyncio.sleep(self._config.cluster.step_s / 5 if self._is_starting() else self._config.cluster.step_s)
+
+    def _is_starting(self) -> bool:
+        return any(actor.state != "alive" for actor in self._all()) or not self._planned
+
+    async def _step(self) -> None:
+        self._plan()
+        for actor in self._all():
+            self._listen(actor)
+        actions = reconcile(
+            self._shards,
+            SINKS,
+            {name: actor.observed() for name, actor in self._actors.items()},
+            {kind: actor.observed() for kind, actor in self._sinks.items()},
+            time.time_ns(),
+            lease_ns=int(self._config.cluster.lease_s * 1e9),
+            start_ns=int(START_S * 1e9),
+        )
+        for action in actions:
+            self._carry_out(action)
+        if self._publisher is not None:
+            self._publisher.publish([actor.status for actor in self._all()])
+
+    def _background(self, name: str, work: Any) -> None:
+        """Run something beside the loop, one at a time under a name."""
+        if name in self._busy:
+            work.close()
+            return
+        self._busy.add(name)
+
+        async def run() -> None:
+            try:
+                await work
+                self._errors.pop(name, None)
+            except (MarketPrismError, ActorGone, TimeoutError) as error:
+                text = f"{type(error).__name__}: {error}"
+                if self._errors.get(name) != text:
+                    self._log.warning("failed", what=name, error=text)
+                self._errors[name] = text
+                await asyncio.sleep(1)
+            finally:
+                self._busy.discard(name)
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks = {t for t in getattr(self, "_tasks", set()) if not t.done()} | {task}
+
+    # --- what is desired ---
+
+    def _plan(self) -> None:
+        if not self._planned:
+            self._background("plan", self._plan_all())
+
+    async def _plan_all(self) -> None:
+        """Turn symbols and patterns of the config into shards; needs the venues' instruments."""
+        planned: dict[str, Shard] = {}
+        for name, exchange in self._config.exchanges.items():
+            if not exchange.enabled:
+                continue
+            venue = VENUES[name]
+            rest = make_rest(venue, exchange, self._config)
+            await rest.open()
+            try:
+                table = await fetch_instruments(venue, rest)
+            finally:
+                await rest.close()
+            symbols = sorted(i.symbol_name for i in table.resolve(exchange.symbols))
+            data_types = [t for t in exchange.data_types if t != "orderbook_delta"]
+            for shard in plan_shards(
+                name, symbols, data_types, self._config.cluster.streams_per_collector, self._shards
+            ):
+                planned[shard.name] = shard
+        self._shards = planned
+        self._planned = True
+        self._save()
+        self._note(f"planned {len(planned)} shards, {sum(len(s.streams) for s in planned.values())} streams")
+
+    # --- what is observed ---
+
+    def _listen(self, actor: Actor) -> None:
+        """Ask an actor how it is; the answer is read when it is there."""
+        if actor.handle is None or (actor.call is not None and not actor.call.done()):
+            return
+        if actor.state in ("alive", "starting"):
+            actor.call = asyncio.get_running_loop().create_task(self._ask(actor))
+
+    async def _ask(self, actor: Actor) -> None:
+        handle = actor.handle
+        method = "renew" if actor.kind == "collector" else "status"
+        try:
+            status = await self._cluster.call(handle, method, timeout_s=self._config.cluster.lease_s)
+        except TimeoutError:
+            return  # the lease decides
+        except ActorGone as error:
+            if actor.handle is handle:
+                self._lost(actor, str(error))
+            return
+        if actor.handle is not handle:
+            return
+        actor.heard = time.time_ns()
+        actor.status = status
+        if actor.kind == "collector":
+            if status["version"] != __version__:
+                raise MarketPrismError(f"{actor.name} runs version {status['version']}, this is {__version__}")
+            actor.epoch = max(actor.epoch, status["epoch"])
+            if status["state"] in ("failed", "lapsed"):
+                self._lost(actor, status["error"] or status["state"])
+                self._cluster.kill(handle)
+            elif actor.shard is None:
+                actor.shard = self._shards.get(status["shard"])
+        else:
+            actor.state = "alive" if status["open"] else "starting"
+            for name, marks in status["watermarks"].items():
+                self._watermarks.setdefault(name, {}).setdefault(actor.kind, {}).update(marks)
+
+    def _lost(self, actor: Actor, why: str) -> None:
+        actor.state, actor.handle, actor.status = "dead", None, {}
+        self._note(f"{actor.name} is gone: {why}")
+
+    # --- what is done ---
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case StartSink(kind):
+                self._start_sink(self._sinks[kind])
+            case StartCollector(shard, epoch, after_loss):
+                self._background(shard.name, self._start_collector(shard, epoch, after_loss))
+            case StopCollector(name, reason):
+                self._background(name, self._stop_collector(name, reason))
+            case Kill(name, reason):
+                actor = self._sinks.get(name) or self._actors[name]
+                if actor.handle is not None:
+                    self._cluster.kill(actor.handle)
+                self._lost(actor, reason)
+
+    def _start_sink(self, actor: Actor) -> None:
+        config = self._config
+        letters = config.system.data_dir.absolute() / "dead-letters"
+        actor.handle = self._cluster.start(
+            "sink", actor.name, SinkActor, actor.kind, self._settings[actor.kind], letters, config.system.log_level
+        )
+        actor.state, actor.heard = "starting", time.time_ns()
+        actor.restarts += 1
+        self._note(f"started {actor.name}")
+        self._background(actor.name, self._cluster.call(actor.handle, "ready"))
+
+    async def _start_collector(self, shard: Shard, epoch: int, after_loss: bool) -> None:
+        actor = self._actors.setdefault(shard.name, Actor(self._collector_name(shard.name), "collector"))
+        resume = await self._fence(shard.name, epoch)
+        if after_loss and resume:
+            await self._open_gaps(shard, epoch, resume)
+        stale = self._cluster.find(actor.name)
+        if stale is not None:
+            self._cluster.kill(stale)
+        share = 1.0 / max(1, sum(s.venue == shard.venue for s in self._shards.values()))
+        sinks = {kind: sink.name for kind, sink in self._sinks.items()}
+        actor.epoch = epoch
+        self._save()
+        actor.handle = self._cluster.start(
+            "collector", actor.name, Collector, shard, self._config, epoch, resume, sinks, share
+        )
+        actor.state, actor.heard, actor.shard = "starting", time.time_ns(), shard
+        actor.restarts += 1
+        self._note(f"started {actor.name}, epoch {epoch}" + (f", resuming {len(resume)} streams" if resume else ""))
+        try:
+            await self._cluster.call(actor.handle, "start", timeout_s=CALL_S)
+        except (MarketPrismError, ActorGone, TimeoutError) as error:
+            self._cluster.kill(actor.handle)
+            self._lost(actor, str(error))
+            raise
+        actor.state, actor.heard = "alive", time.time_ns()
+
+    async def _fence(self, name: str, epoch: int) -> dict[str, Watermark]:
+        """Shut the older epochs out of every sink; gives how far all of them are durable."""
+        for kind, sink in self._sinks.items():
+            if sink.handle is not None:
+                marks = await self._cluster.call(sink.handle, "fence", name, epoch, timeout_s=CALL_S)
+                self._watermarks.setdefault(name, {}).setdefault(kind, {}).update(marks)
+        known = self._watermarks.get(name, {})
+        keys = {key for marks in known.values() for key in marks}
+        # A stream that a sink has never written begins anew there; the least of the others is safe for all.
+        return {key: min((marks[key][0], marks[key][1]) for marks in known.values() if key in marks) for key in keys}
+
+    async def _open_gaps(self, shard: Shard, epoch: int, resume: Mapping[str, Watermark]) -> None:
+        """Write down that nobody collects from the watermarks on; the successor closes these gaps."""
+        now = time.time_ns()
+        records = []
+        for key, (sequence, at) in resume.items():
+            _, data_type, symbol = key.split("/", 2)
+            records.append(
+                Gap(
+                    exchange_name=shard.venue,
+                    market_type=_market_type(shard.venue, symbol),
+                    symbol_name=symbol,
+                    timestamp=at,
+                    receive_timestamp=now,
+                    source="stream",
+                    data_type="orderbook_delta" if data_type == "orderbook" else data_type,
+                    reason="collector_lost",
+                    opened_at=at,
+                    first_missing=sequence + 1,
+                    collector=shard.name,
+                    epoch=epoch,
+                )
+            )
+        batch = batch_from_records(records)
+        delivery: list[Delivery] = [(f"coordinator/{shard.name}/{epoch}", "gap", batch, {})]
+        for sink in self._sinks.values():
+            await self._cluster.call(sink.handle, "take", "coordinator", 0, delivery, timeout_s=CALL_S)
+
+    async def _stop_collector(self, name: str, reason: str) -> None:
+        actor = self._actors[name]
+        self._note(f"stopping {actor.name}: {reason}")
+        try:
+            whole = await self._cluster.call(actor.handle, "stop", timeout_s=CALL_S)
+            self._note(f"{actor.name} drained" if whole else f"{actor.name} ended with rows not delivered")
+        finally:
+            if actor.handle is not None:
+                self._cluster.kill(actor.handle)
+            actor.state, actor.handle, actor.status, actor.shard = "absent", None, {}, None
+            if name not in self._shards:
+                del self._actors[name]
+            self._save()
+
+    # --- what others ask ---
+
+    async def status(self) -> dict[str, Any]:
+        """Give everything an operator wants to see, as plain values."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "planned": self._planned,
+            "streams": sum(len(shard.streams) for shard in self._shards.values()),
+            "collectors": [
+                {
+                    **actor.status,
+                    "shard": name,
+                    "name": actor.name,
+                    "state": actor.status.get("state", actor.state),
+                    "epoch": actor.epoch,
+                    "starts": actor.restarts,
+                }
+                for name, actor in self._actors.items()
+            ],
+            "sinks": [
+                {
+                    **{k: v for k, v in actor.status.items() if k != "watermarks"},
+                    "kind": kind,
+                    "name": actor.name,
+                    "state": actor.state,
+                    "starts": actor.restarts,
+                }
+                for kind, actor in self._sinks.items()
+            ],
+            "errors": dict(self._errors),
+            "story": list(self.story),
+        }
+
+    async def apply(self, config: Config) -> str:
+        """Take a new config; only what differs is restarted."""
+        if config.nats != self._config.nats or config.clickhouse != self._config.clickhouse:
+            raise MarketPrismError("nats and clickhouse cannot be changed while running: use `down`, then `up`")
+        changed = {
+            name
+            for name in {*config.exchanges, *self._config.exchanges}
+            if config.exchanges.get(name) != self._config.exchanges.get(name)
+        }
+        for name, actor in self._actors.items():
+            if actor.shard is not None and actor.shard.venue in changed:
+                # Options of its venue changed: it must be built anew even if its streams are the same.
+                actor.shard = Shard(name, actor.shard.venue, ())
+        self._config = config
+        self._planned = False
+        return f"changed: {', '.join(sorted(changed)) or 'nothing'}"
+
+    async def cut(self, venue: str) -> int:
+        """Cut the sockets of a venue: a drill."""
+        cut = 0
+        for actor in self._actors.values():
+            if actor.handle is not None and actor.shard is not None and actor.shard.venue == venue:
+                cut += await self._cluster.call(actor.handle, "cut", timeout_s=CALL_S)
+        return cut
+
+    async def stop(self) -> bool:
+        """Drain every collector and end all actors; True if everything was delivered."""
+        self._loop.cancel()
+        whole = True
+        for actor in list(self._actors.values()):
+            if actor.handle is not None:
+                try:
+                    whole &= await self._cluster.call(actor.handle, "stop", timeout_s=CALL_S)
+                except (ActorGone, TimeoutError):
+                    whole = False
+                self._cluster.kill(actor.handle)
+        for sink in self._sinks.values():
+            if sink.handle is not None:
+                self._cluster.kill(sink.handle)
+        return whole
+
+
+def _market_type(venue: str, symbol: str) -> str:
+    """Give the market type of a symbol by the canonical grammar; venues with one market need not ask."""
+    types = VENUES[venue].market_types
+    if len(types) == 1:
+        return types[0]
+    parts = symbol.split("-")
+    return "perpetual" if parts[-1] == "SWAP" else {2: "spot", 3: "futures"}.get(len(parts), "option")
