@@ -74,7 +74,8 @@ class Verdict:
             f"{self.trades_stored:,} are in the store, {self.trades_published:,} on the stream.",
             f"Silently missing: {self.missing}. Doubled: {self.duplicated}. Altered: {self.wrong}. "
             f"On the stream: missing {self.stream_missing}, doubled {self.stream_duplicated}.",
-            f"{self.books_equal} of {self.books_checked} books equal the venue's own, rebuilt from stored changes and live.",
+            f"{self.books_equal} of {self.books_checked} books equal the venue's own, rebuilt from stored changes "
+            "and as last published.",
             f"Gaps: {self.gaps_repaired} repaired, {self.gaps_open} open"
             + (f", accounting for {self.missing_accounted} missing trades." if self.missing_accounted else "."),
         ]
@@ -199,8 +200,9 @@ def _judge_book(simulator: SimulatorProcess, store: Store, listing: Listing, ver
         verdict.problems.append(f"{name}: the rebuilt book differs from the venue's")
         return
     live = store.query(
-        "SELECT last_update_id, bids.price AS bp, bids.quantity AS bq, asks.price AS ap, asks.quantity AS aq FROM orderbook "
-        "WHERE exchange_name = {venue:String} AND symbol_name = {symbol:String} ORDER BY receive_timestamp DESC LIMIT 1",
+        "SELECT last_update_id, bids.price AS bp, bids.quantity AS bq, asks.price AS ap, asks.quantity AS aq "
+        "FROM orderbook WHERE exchange_name = {venue:String} AND symbol_name = {symbol:String} "
+        "ORDER BY receive_timestamp DESC LIMIT 1",
         venue=listing.venue,
         symbol=listing.symbol,
     ).to_pylist()

@@ -47,7 +47,7 @@ class Latency(threading.Thread):
         self.samples: deque[float] = deque(maxlen=200_000)
         self.count = 0
         self._settings = settings
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
         """Listen until told to stop."""
@@ -70,13 +70,13 @@ class Latency(threading.Thread):
                 self.samples.append((now - stamp) / 1e6)
 
         await client.subscribe("trades-data.>", cb=take, pending_msgs_limit=1_000_000, pending_bytes_limit=1 << 30)
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             await asyncio.sleep(0.1)
         await client.close()
 
     def stop(self) -> None:
         """Stop listening."""
-        self._stop.set()
+        self._ended.set()
         self.join(5)
 
     def percentiles(self) -> dict[str, float | None]:
