@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 
 import click
 
@@ -77,5 +76,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-__all__ = ["COMMANDS", "Path", "cli", "main"]

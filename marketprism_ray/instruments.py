@@ -148,7 +148,7 @@ class InstrumentTable:
             else:
                 matches = fnmatch.filter(self._by_symbol, pattern) if any(c in pattern for c in "*?[") else []
                 if not matches:
-                    known = [*self._by_symbol, *self._by_venue_symbol]
+                    known = list({**self._by_symbol, **self._by_venue_symbol})
                     near = difflib.get_close_matches(pattern.upper(), known, n=3, cutoff=0.5)
                     hint = f"; nearest: {', '.join(near)}" if near else ""
                     raise ConfigError(

@@ -125,13 +125,13 @@ class Store:
         return RebuiltBook(at, sorted(bids.items(), reverse=True), sorted(asks.items()), changes)
 
 
-async def tail(settings: NatsSettings, subject: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Give (subject, record) as they are published, until the caller stops."""
+async def tail(settings: NatsSettings, subject: str) -> AsyncIterator[tuple[str, bytes]]:
+    """Give (subject, JSON text) as they are published, until the caller stops; `encoding.decode_json` reads it."""
     client = await connect_nats(settings)
     try:
         subscription = await client.subscribe(subject, pending_msgs_limit=100_000)
         async for message in subscription.messages:
-            yield message.subject, decode_json(message.data)
+            yield message.subject, message.data
     finally:
         await client.close()
 

@@ -70,7 +70,8 @@ def recordings(folder: Path) -> dict[Path, tuple[Venue, ...]]:
         stem = _stem(path)
         if stem is None or stem.endswith((".rest", ".examples")):
             continue
-        venues = tuple(v for v in VENUES.values() if stem == v.name or stem.startswith(v.recording))
+        named = tuple(v for v in VENUES.values() if stem.startswith(v.name))
+        venues = named or tuple(v for v in VENUES.values() if stem.startswith(v.recording))
         if venues:
             found[path] = venues
     if not found:

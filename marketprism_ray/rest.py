@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,8 @@ class RestClient:
         self.budget = budget or RequestBudget(venue.rest.budgets)
         self.breaker = CircuitBreaker()
         self.counts = dict.fromkeys(("requests", "failures", "rate_limited", "retries"), 0)
+        self.on_answer: Callable[[Request, bytes, int], None] | None = None
+        """Hears of every good answer (recording)."""
         self._session: aiohttp.ClientSession | None = None
         self._waiting: list[tuple[int, int]] = []
         self._ticket = itertools.count()
@@ -167,6 +169,8 @@ class RestClient:
         except TransportError as error:
             raise TransportError(f"{where}: {error}") from error
         self.breaker.succeeded()
+        if self.on_answer is not None:
+            self.on_answer(request, body, received)
         return RestAnswer(body, received)
 
 

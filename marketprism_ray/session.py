@@ -22,7 +22,7 @@ from marketprism_ray.feed import Feed, FeedSettings
 from marketprism_ray.instruments import Instrument, InstrumentTable
 from marketprism_ray.rest import RestClient, RestSettings
 from marketprism_ray.streams import BookStream, RecordStream, Stream, TradeStream
-from marketprism_ray.venue import BookCodec, TradeCodec, Venue
+from marketprism_ray.venue import BookCodec, Request, TradeCodec, Venue
 from marketprism_ray.venues import VENUES
 
 log = structlog.get_logger("session")
@@ -74,6 +74,7 @@ class Session:
     resume : stream key -> watermark of the collector this one takes over from
     share : part of the venue's request budget that this process may use
     tap : called with (endpoint, frame, receive time ns) for each raw frame
+    on_answer : called with (request, body, receive time ns) for each REST answer
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Session:
         resume: Mapping[str, Watermark] | None = None,
         share: float = 1.0,
         tap: Callable[[str, bytes, int], None] | None = None,
+        on_answer: Callable[[Request, bytes, int], None] | None = None,
     ) -> None:
         self.shard = shard
         self.config = config
@@ -94,6 +96,7 @@ class Session:
         limits = config.cluster.batch
         self.batcher = Batcher(collector, epoch, BatchLimits(limits.rows, limits.bytes, limits.age_s))
         self.rest = make_rest(self.venue, self.exchange, config, share=share)
+        self.rest.on_answer = on_answer
         self.streams: list[Stream] = []
         self.connections: list[Connection] = []
         self._resume = dict(resume or {})

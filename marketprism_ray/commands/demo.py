@@ -55,7 +55,7 @@ class Latency(threading.Thread):
 
     async def _listen(self) -> None:
         async def quiet(_: Exception) -> None:
-            """The server may be killed on purpose; the client reconnects."""
+            """Say nothing: the server may be killed on purpose, and the client reconnects."""
 
         client = await connect(self._settings, error_cb=quiet)
 
@@ -70,7 +70,7 @@ class Latency(threading.Thread):
                 self.samples.append((now - stamp) / 1e6)
 
         await client.subscribe("trades-data.>", cb=take, pending_msgs_limit=1_000_000, pending_bytes_limit=1 << 30)
-        while not self._ended.is_set():
+        while not self._ended.is_set():  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0.1)
         await client.close()
 
@@ -265,11 +265,9 @@ def _finish(verdict: Verdict, as_json: bool) -> None:
     words = verdict.in_words()
     for line in words:
         click.echo(line, err=as_json)
-    if verdict.latency_ms["p50"] is not None:
-        click.echo(
-            f"Latency, venue to NATS subscriber: p50 {verdict.latency_ms['p50']} ms, p99 {verdict.latency_ms['p99']} ms.",
-            err=as_json,
-        )
+    latency = verdict.latency_ms
+    if latency["p50"] is not None:
+        click.echo(f"Latency, venue to NATS subscriber: p50 {latency['p50']} ms, p99 {latency['p99']} ms.", err=as_json)
     if as_json:
         click.echo(json.dumps(verdict.as_json()))
     sys.exit(0 if verdict.is_clean else 1)

@@ -1,0 +1,126 @@
+"""``tail`` and ``query``: live records and history of a running system."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+from rich.table import Table
+
+from marketprism_ray import query as reading
+from marketprism_ray.commands import wide_console
+from marketprism_ray.errors import ConfigError
+from marketprism_ray.sinks.clickhouse import ClickHouseSettings
+from marketprism_ray.sinks.nats import NatsSettings
+
+DATA_DIR = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Of the running system.",
+)
+
+
+def _run(data_dir: Path) -> dict[str, Any]:
+    path = data_dir.absolute() / "run.json"
+    if not path.exists():
+        raise ConfigError(f"{path}: nothing runs with this data directory; start it with `marketprism up`")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@click.command()
+@click.argument("subject", default=">")
+@click.option("--server", help="NATS address; without it that of the running system.")
+@click.option("--count", type=int, help="Stop after this many records.")
+@DATA_DIR
+def tail(subject: str, server: str | None, count: int | None, data_dir: Path) -> None:
+    """Print live records from NATS, one JSON object a line.
+
+    \b
+    Examples:
+      marketprism tail 'trades-data.>'
+      marketprism tail 'orderbook-data.okx_spot.spot.BTC-USDT' --count 1
+    """
+    servers = (server,) if server else tuple(_run(data_dir)["nats"])
+
+    async def read() -> None:
+        left = count
+        async for name, record in reading.tail(NatsSettings(servers), subject):
+            if name.startswith(("_INBOX", "$")):
+                continue
+            click.echo(record.decode())
+            if left is not None:
+                left -= 1
+                if left <= 0:
+                    return
+
+    try:
+        asyncio.run(read())
+    except KeyboardInterrupt:
+        return
+
+
+@click.command()
+@click.argument("sql")
+@click.option("--url", help="host:port of the ClickHouse HTTP interface; without it that of the running system.")
+@click.option("--database", help="Without it that of the running system, or marketprism.")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@DATA_DIR
+def query(sql: str, url: str | None, database: str | None, form: str, data_dir: Path) -> None:
+    """Run SQL against the store; repeats are never seen (final = 1).
+
+    \b
+    Examples:
+      marketprism query "SELECT symbol_name, count() FROM trade GROUP BY 1"
+      marketprism query "SELECT * FROM gap ORDER BY opened_at" --format json
+    """
+    if url is not None:
+        host, _, port = url.rpartition(":")
+        if not port.isdigit():
+            raise ConfigError(f"--url {url!r}: give host:port, for example 127.0.0.1:8123")
+        settings = ClickHouseSettings(host, int(port), database=database or "marketprism")
+    else:
+        run = _run(data_dir)
+        place = run["clickhouse"]
+        settings = ClickHouseSettings(place["host"], place["port"], database=database or run["database"])
+    store = reading.Store(settings)
+    try:
+        _print(store.query(sql), form)
+    finally:
+        store.close()
+
+
+def _print(table: pa.Table, form: str) -> None:
+    rows = table.to_pylist()
+    if form == "json":
+        for row in rows:
+            click.echo(json.dumps(row, default=str))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(table.column_names)
+        writer.writerows(row.values() for row in rows)
+    else:
+        shown = Table()
+        for name in table.column_names:
+            shown.add_column(name)
+        for row in rows:
+            shown.add_row(*(_cell(value) for value in row.values()))
+        wide_console().print(shown)
+        click.echo(f"{len(rows):,} rows")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return f"[{len(value)} levels]" if len(value) > 3 else str(value)
+    text = str(value)
+    return text.rstrip("0").rstrip(".") if "." in text and text.replace(".", "").replace("-", "").isdigit() else text

@@ -1,0 +1,137 @@
+"""``validate``, ``venues`` and ``config``: what is configured, and what can be."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+from rich.table import Table
+from websockets.asyncio.client import connect as connect_socket
+from websockets.exceptions import WebSocketException
+
+from marketprism_ray.commands import wide_console
+from marketprism_ray.config import Config, dump, load, reference
+from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.session import fetch_instruments, make_rest
+from marketprism_ray.sinks.clickhouse import ClickHouseSettings
+from marketprism_ray.sinks.clickhouse import connect as connect_clickhouse
+from marketprism_ray.sinks.nats import NatsSettings
+from marketprism_ray.sinks.nats import connect as connect_nats
+from marketprism_ray.venues import VENUES
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--connect", is_flag=True, help="Also open every socket, REST API and server that is configured.")
+def validate(file: Path, connect: bool) -> None:
+    """Check a configuration file.
+
+    Names path, value and what is allowed for everything that is wrong. Exit status 2 if the file is wrong, 1 if an
+    endpoint cannot be reached.
+
+    \b
+    Example:
+      marketprism validate config/collector.yaml --connect
+    """
+    config = load(file)
+    enabled = [name for name, exchange in config.exchanges.items() if exchange.enabled]
+    click.echo(f"{file}: valid; venues: {', '.join(enabled) or 'none enabled'}")
+    if connect and not asyncio.run(_connect_all(config)):
+        sys.exit(1)
+
+
+async def _connect_all(config: Config) -> bool:
+    whole = True
+
+    def report(what: str, error: Exception | None, more: str = "") -> None:
+        nonlocal whole
+        whole = whole and error is None
+        click.echo(f"  {'ok    ' if error is None else 'FAILED'} {what}{more if error is None else f': {error}'}")
+
+    for name, exchange in config.exchanges.items():
+        if not exchange.enabled:
+            continue
+        venue = VENUES[name]
+        for endpoint, default in venue.sockets.items():
+            url = exchange.endpoints.get(endpoint) or default
+            try:
+                async with asyncio.timeout(config.networking.connect_timeout_s):
+                    socket = await connect_socket(url, proxy=config.networking.proxy or True)
+                    await socket.close()
+                report(f"{name} {endpoint} {url}", None)
+            except (OSError, TimeoutError, WebSocketException) as error:
+                report(f"{name} {endpoint} {url}", error)
+        rest = make_rest(venue, exchange, config)
+        await rest.open()
+        try:
+            table = await fetch_instruments(venue, rest)
+            found = table.resolve(exchange.symbols)
+            report(f"{name} rest {rest.base_url}", None, f": {len(table)} instruments, {len(found)} wanted")
+        except MarketPrismError as error:
+            report(f"{name} rest {rest.base_url}", error)
+        finally:
+            await rest.close()
+    if config.nats.mode == "external":
+        try:
+            place = config.nats
+            client = await connect_nats(
+                NatsSettings(place.servers, user=place.user, password=place.password, token=place.token)
+            )
+            await client.close()
+            report(f"nats {', '.join(config.nats.servers)}", None)
+        except MarketPrismError as error:
+            report("nats", error)
+    if config.clickhouse.mode == "external":
+        store = config.clickhouse
+        settings = ClickHouseSettings(
+            store.host, store.port or 8123, user=store.user, password=store.password or "", secure=store.secure
+        )
+        try:
+            client = connect_clickhouse(settings, database="default")
+            client.close()
+            report(f"clickhouse {store.host}:{settings.port}", None)
+        except MarketPrismError as error:
+            report("clickhouse", error)
+    return whole
+
+
+@click.command()
+def venues() -> None:
+    """Show venues, data types, limits and endpoints.
+
+    \b
+    Example:
+      marketprism venues
+    """
+    table = Table(show_lines=True)
+    for column in ("venue", "data types", "limits", "endpoints"):
+        table.add_column(column, overflow="fold")
+    for venue in VENUES.values():
+        limits = venue.limits
+        lifetime = f"{limits.lifetime_s / 3600:g} h a socket" if limits.lifetime_s else "no forced cut"
+        budgets = [f"REST {b.name}: {b.capacity} per {b.period_s:g} s" for b in venue.rest.budgets]
+        table.add_row(
+            venue.name,
+            "\n".join(venue.data_types),
+            "\n".join([f"{limits.streams_per_socket} streams a socket", lifetime, *budgets]),
+            "\n".join([*(f"{name} {url}" for name, url in venue.sockets.items()), f"rest {venue.rest_url}"]),
+        )
+    wide_console().print(table)
+
+
+@click.command()
+@click.argument("file", type=FILE, required=False)
+@click.option("--options", is_flag=True, help="List every option with its default and meaning instead.")
+def config(file: Path | None, options: bool) -> None:
+    """Print the effective configuration: defaults, file and environment together; secrets redacted.
+
+    \b
+    Examples:
+      marketprism config config/collector.yaml
+      marketprism config --options
+    """
+    click.echo(reference() if options else dump(load(file)), nl=options)
