@@ -215,12 +215,17 @@ class Symbol:
         bids.update(dict.fromkeys((tick for tick in range(new, self._mid) if tick in self._bids.lots), 0))
         self._mid = new
 
+    def best(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Give best bid and best ask as text."""
+        (bid,), (ask,) = self.book(1)
+        return bid, ask
+
     def book(self, depth: int | None = None) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """Give the levels as text, best first."""
         return self._text_of(self._bids, depth), self._text_of(self._asks, depth)
 
     def _text_of(self, side: _Side, depth: int | None) -> list[tuple[str, str]]:
-        best_first = side.order[::-1][: depth or None]
+        best_first = reversed(side.order[-depth:] if depth else side.order)
         return [(self._price_text(good), self._quantity_text(side.lots[good])) for good in best_first]
 
 

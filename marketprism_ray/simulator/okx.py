@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
 from typing import Any
 
 from aiohttp import web
 
 from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent, plain
+from marketprism_ray.simulator.summaries import last_day
 from marketprism_ray.simulator.wire import Client, Wire
 
-PATH_OF = {"trades-all": "business", "trades": "public", "books": "public"}
-LIMITS = {"market/books": 40, "market/history-trades": 10, "public/instruments": 20}
+PATH_OF = {"trades-all": "business", "trades": "public", "books": "public", "bbo-tbt": "public"}
+KEEP_ALIVE_S = 60.0
+LIMITS = {"market/books": 40, "market/history-trades": 10, "market/trades": 100, "public/time": 10}
 
 
 class Okx:
     """One simulated market of this house: ``okx_spot`` or ``okx_derivatives``."""
 
-    def __init__(self, name: str, market: Market, wire: Wire) -> None:
+    def __init__(self, name: str, market: Market, wire: Wire, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self.name = name
+        self._keep_alive_s = keep_alive_s
+        self._changed: dict[str, float] = {}
         self._market = market
         self._wire = wire
         self._spent: dict[str, deque[float]] = defaultdict(deque)
@@ -44,8 +49,10 @@ class Okx:
             return
         try:
             command = json.loads(text)
-            op, args = command["op"], command["args"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+            op, args = command["op"], [dict(arg) for arg in command["args"]]
+            if op not in ("subscribe", "unsubscribe"):
+                raise ValueError(op)
+        except (ValueError, KeyError, TypeError):
             client.send('{"event":"error","code":"60012","msg":"Illegal request","connId":"a4d3ae55"}')
             return
         identity = {"id": command["id"]} if "id" in command else {}
@@ -66,7 +73,7 @@ class Okx:
             self._wire.subscribe(client, key)
             if channel == "books":
                 client.send(self._snapshot(found))
-            elif channel == "trades-all" and found.truth.subscribed_from is None:
+            elif channel in ("trades", "trades-all") and found.truth.subscribed_from is None:
                 found.truth.subscribed_from = found.trade_id + 1
 
     def _snapshot(self, symbol: Symbol) -> str:
@@ -87,15 +94,29 @@ class Okx:
     def publish(self, event: TradeEvent | BookEvent) -> None:
         """Send an event to whoever subscribed it."""
         symbol = event.listing.venue_symbol
-        if isinstance(event, TradeEvent):
-            side = "sell" if event.taker_sold else "buy"
-            body = (
-                f'"instId":"{symbol}","tradeId":"{event.id}","px":"{event.price}","sz":"{event.quantity}",'
-                f'"side":"{side}","ts":"{event.time_ms}","source":"0"'
-            )
-            for channel, more in (("trades-all", ""), ("trades", f',"count":"1","seqId":{event.id}')):
-                self._send(channel, symbol, f'{{"arg":{_key(channel, symbol)},"data":[{{{body}{more}}}]}}')
+        if isinstance(event, BookEvent):
+            self._changed[symbol] = time.monotonic()
+            best = _key("bbo-tbt", symbol)
+            self._wire.publish(self.name, best, lambda _: self._best(best, event))
+            self._publish_book(event)
             return
+        side = "sell" if event.taker_sold else "buy"
+        body = (
+            f'"instId":"{symbol}","tradeId":"{event.id}","px":"{event.price}","sz":"{event.quantity}",'
+            f'"side":"{side}","ts":"{event.time_ms}","source":"0"'
+        )
+        for channel, more in (("trades-all", ""), ("trades", f',"count":"1","seqId":{event.id}')):
+            self._send(channel, symbol, f'{{"arg":{_key(channel, symbol)},"data":[{{{body}{more}}}]}}')
+
+    def _best(self, key: str, event: BookEvent) -> str:
+        bid, ask = self._market.symbols[self.name, event.listing.symbol].best()
+        return (
+            f'{{"arg":{key},"data":[{{"asks":{_levels([ask])},"bids":{_levels([bid])},'
+            f'"ts":"{event.time_ms}","seqId":{event.last}}}]}}'
+        )
+
+    def _publish_book(self, event: BookEvent) -> None:
+        symbol = event.listing.venue_symbol
         key = _key("books", symbol)
         self._send(
             "books",
@@ -103,6 +124,23 @@ class Okx:
             f'{{"arg":{key},"action":"update","data":[{{"asks":{_levels(event.asks)},"bids":{_levels(event.bids)},'
             f'"ts":"{event.time_ms}","checksum":0,"prevSeqId":{event.previous},"seqId":{event.last}}}]}}',
         )
+
+    def tick(self, now_s: float) -> None:
+        """Say that books are alive which have not changed for long."""
+        for symbol in self._market.of_venue(self.name):
+            if now_s - self._changed.setdefault(symbol.listing.venue_symbol, now_s) >= self._keep_alive_s:
+                self._keep_alive(symbol, now_s)
+
+    def keep_alive(self) -> None:
+        """Say so of every book, now."""
+        for symbol in self._market.of_venue(self.name):
+            self._keep_alive(symbol, time.monotonic())
+
+    def _keep_alive(self, symbol: Symbol, now_s: float) -> None:
+        """Send no levels, and ``prevSeqId`` equal to ``seqId``."""
+        self._changed[symbol.listing.venue_symbol] = now_s
+        last = symbol.update_id
+        self._publish_book(BookEvent(symbol.listing, last, last, last, (), (), _now()))
 
     def _send(self, channel: str, symbol: str, frame: str) -> None:
         self._wire.publish(self.name, _key(channel, symbol), lambda _: frame)
@@ -132,6 +170,9 @@ class Okx:
         if endpoint == "public/instruments":
             kind = query.get("instType", "")
             return _answer([_info(s) for s in self._market.of_venue(self.name) if _type(s) == kind])
+        if endpoint == "market/tickers":
+            kind = query.get("instType", "")
+            return _answer([_ticker(s) for s in self._market.of_venue(self.name) if _type(s) == kind])
         symbol = self._market.of_venue_symbol(self.name, query.get("instId", ""))
         if symbol is None:
             return _answer([], code="51001", message="Instrument ID does not exist")
@@ -140,7 +181,12 @@ class Okx:
             book = {"asks": [[p, q, "0", "1"] for p, q in asks], "bids": [[p, q, "0", "1"] for p, q in bids]}
             return _answer([{**book, "ts": str(_now()), "seqId": symbol.update_id}])
         if endpoint in ("market/trades", "market/history-trades"):
-            return _answer(_history(symbol, query.get("after"), min(int(query.get("limit", 100)), 100)))
+            most = 500 if endpoint == "market/trades" else 100
+            borders = (query.get("after"), query.get("before")) if endpoint == "market/history-trades" else (None, None)
+            by_time = query.get("type", "1") == "2"
+            return _answer(_history(symbol, *borders, min(int(query.get("limit", 100)), most), by_time=by_time))
+        if endpoint == "market/ticker":
+            return _answer([_ticker(symbol)])
         return _answer([], code="50014", message=f"unknown endpoint {endpoint}", status=404)
 
 
@@ -165,12 +211,14 @@ def _answer(data: Any, *, code: str = "0", message: str = "", status: int = 200)
     return web.Response(text=body, status=status, content_type="application/json")
 
 
-def _history(symbol: Symbol, after: str | None, limit: int) -> list[dict[str, Any]]:
-    """Give trades older than ``after``, newest first."""
+def _history(
+    symbol: Symbol, after: str | None, before: str | None, limit: int, *, by_time: bool = False
+) -> list[dict[str, Any]]:
+    """Give trades older than ``after`` and newer than ``before`` (ids, or times in ms), newest first."""
     truth = symbol.truth
-    if not truth.ids:
-        return []
-    end = len(truth.ids) if after is None else min(len(truth.ids), int(after) - truth.ids[0])
+    column = truth.times_ms if by_time else truth.ids
+    start = 0 if before is None else bisect_right(column, int(before))
+    end = len(column) if after is None else bisect_left(column, int(after))
     return [
         {
             "instId": symbol.listing.venue_symbol,
@@ -181,8 +229,28 @@ def _history(symbol: Symbol, after: str | None, limit: int) -> list[dict[str, An
             "source": "0",
             "ts": str(truth.times_ms[i]),
         }
-        for i in range(end - 1, max(end - limit, 0) - 1, -1)
+        for i in range(end - 1, max(end - limit, start) - 1, -1)
     ]
+
+
+def _ticker(symbol: Symbol) -> dict[str, str]:
+    now = _now()
+    day, ((bid, bid_size), (ask, ask_size)) = last_day(symbol.truth, now), symbol.best()
+    return {
+        "instType": _type(symbol),
+        "instId": symbol.listing.venue_symbol,
+        "last": day.close if day else "",
+        "lastSz": symbol.truth.quantities[-1] if day else "",
+        "askPx": ask,
+        "askSz": ask_size,
+        "bidPx": bid,
+        "bidSz": bid_size,
+        "open24h": day.open if day else "",
+        "high24h": day.high if day else "",
+        "low24h": day.low if day else "",
+        "vol24h": plain(day.volume) if day else "0",
+        "ts": str(now),
+    }
 
 
 def _type(symbol: Symbol) -> str:

@@ -2,7 +2,9 @@
 
 ========================================  ==========================================================================
 ``GET /control/endpoints``                venue -> {"rest": url, socket name: url}
-``GET /control/ledger``                   per venue and symbol: trades emitted, first and last id, first subscribed id
+``GET /control/ledger``                   per venue and symbol: trades since the first subscription, trades emitted
+                                          since the beginning, first and last id, first subscribed id
+``GET /control/sockets``                  who is connected: venue, number, path, streams
 ``GET /control/trades?venue=&symbol=``    Arrow IPC stream of every trade from the first subscription on
 ``GET /control/book?venue=&symbol=``      the true book: levels as text, update id
 ``POST /control/fault``                   inject a fault, see ``wire.Fault``
@@ -23,7 +25,7 @@ from aiohttp import web
 
 from marketprism_ray.simulator.binance import BinanceSpot
 from marketprism_ray.simulator.market import Market, Symbol
-from marketprism_ray.simulator.okx import Okx
+from marketprism_ray.simulator.okx import KEEP_ALIVE_S, Okx
 from marketprism_ray.simulator.wire import Fault, Wire
 
 VENUES = ("binance_spot", "okx_spot", "okx_derivatives")
@@ -36,9 +38,17 @@ class Simulator:
     Parameters
     ----------
     rate : market events a second over all venues; 0 is as fast as the machine allows
+    keep_alive_s : time without a change after which a house that does so says that a book is alive
     """
 
-    def __init__(self, venues: Sequence[str] = VENUES, *, seed: int = 1, rate: float = 200.0) -> None:
+    def __init__(
+        self,
+        venues: Sequence[str] = VENUES,
+        *,
+        seed: int = 1,
+        rate: float = 200.0,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> None:
         unknown = set(venues) - set(VENUES)
         if unknown:
             raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; known: {', '.join(VENUES)}")
@@ -49,7 +59,9 @@ class Simulator:
         self.port = 0
         self.events = 0
         self._houses: dict[str, BinanceSpot | Okx] = {
-            name: BinanceSpot(self.market, self.wire) if name == BinanceSpot.name else Okx(name, self.market, self.wire)
+            name: BinanceSpot(self.market, self.wire)
+            if name == BinanceSpot.name
+            else Okx(name, self.market, self.wire, keep_alive_s=keep_alive_s)
             for name in venues
         }
         self._runner: web.AppRunner | None = None
@@ -64,6 +76,7 @@ class Simulator:
             [
                 web.get("/control/endpoints", self._endpoints),
                 web.get("/control/ledger", self._ledger),
+                web.get("/control/sockets", self._sockets),
                 web.get("/control/trades", self._trades),
                 web.get("/control/book", self._book),
                 web.post("/control/fault", self._fault),
@@ -108,6 +121,9 @@ class Simulator:
             # After a stall the market does not catch up more than a tenth of a second.
             owed = min(owed + (now - last) * self.rate, self.rate / 10 + 1) if self.rate else 100.0
             last = now
+            for house in self._houses.values():
+                if isinstance(house, Okx):
+                    house.tick(now)
             if self.paused:
                 owed = 0.0
                 await asyncio.sleep(BEAT_S)
@@ -148,6 +164,7 @@ class Simulator:
                 "venue": venue,
                 "symbol": name,
                 "trades": _from_subscription(symbol)[1],
+                "emitted": len(symbol.truth.ids),
                 "first_id": symbol.truth.ids[0] if symbol.truth.ids else None,
                 "last_id": symbol.truth.ids[-1] if symbol.truth.ids else None,
                 "subscribed_from": symbol.truth.subscribed_from,
@@ -156,6 +173,12 @@ class Simulator:
         ]
         limited = sum(house.rate_limited for house in self._houses.values())
         return web.json_response({"events": self.events, "rate_limited": limited, "symbols": symbols})
+
+    async def _sockets(self, _: web.Request) -> web.Response:
+        clients = sorted(self.wire.clients, key=lambda client: client.number)
+        return web.json_response(
+            [{"venue": c.venue, "number": c.number, "path": c.path, "streams": sorted(c.keys)} for c in clients]
+        )
 
     def _symbol(self, request: web.Request) -> Symbol:
         place = (request.query.get("venue", ""), request.query.get("symbol", ""))
@@ -196,13 +219,13 @@ class Simulator:
             return web.Response(text=f"venue {fault.venue!r} is not simulated", status=400)
         house = self._houses[fault.venue]
         if fault.kind == "disconnect":
-            return web.json_response({"cut": self.wire.disconnect(fault.venue)})
+            return web.json_response({"cut": self.wire.disconnect(fault.venue, fault.stream, fault.connection)})
         if fault.kind == "notice":
             house.notice()
-        elif fault.kind == "reset":
+        elif fault.kind in ("reset", "keep_alive"):
             if not isinstance(house, Okx):
-                return web.Response(text=f"{fault.venue} has no sequence reset", status=400)
-            house.reset()
+                return web.Response(text=f"{fault.venue} has no {fault.kind}", status=400)
+            house.reset() if fault.kind == "reset" else house.keep_alive()
         else:
             self.wire.faults.append(fault)
         return web.json_response({"active": len(self.wire.faults)})

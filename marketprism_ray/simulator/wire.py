@@ -1,7 +1,9 @@
 """Sockets, subscriptions and faults of simulated venues: frames go from an event to whoever asked for them.
 
 A fault is data: ``{"kind": "drop", "venue": "okx_spot", "stream": "books", "count": 3}``. ``stream`` is a part of the
-stream's name; without it every stream of the venue is meant.
+stream's name; without it every stream of the venue is meant. ``connection`` is the number of a socket as
+``GET /control/sockets`` gives it; without it every socket is meant. A fault lasts ``count`` frames (requests), or
+``seconds`` if given.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count as numbers
 
 from aiohttp import WSMsgType, web
 
 STREAM_FAULTS = ("drop", "repeat", "reorder", "corrupt", "silence")
-KINDS = (*STREAM_FAULTS, "disconnect", "refuse", "delay", "status", "html", "notice", "reset")
+KINDS = (*STREAM_FAULTS, "disconnect", "refuse", "delay", "status", "html", "notice", "reset", "keep_alive")
 QUEUE_LIMIT = 200_000
 
 
@@ -30,8 +33,12 @@ class Fault:
     count: int = 1
     seconds: float = 0.0
     status: int = 500
-    until: float = 0.0
-    held: str | None = None
+    connection: int | None = None
+    until: float = field(init=False, default=0.0)
+    key: str | None = field(init=False, default=None)
+    """Stream whose frame is held back: a swap is of two neighbours in one stream."""
+    held: dict[Client, str] = field(init=False, default_factory=dict)
+    """What each socket would have got, until its successor is sent."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -40,14 +47,28 @@ class Fault:
 
     @property
     def is_over(self) -> bool:
-        """True when it has done its work."""
+        """True when it has done its work; what is held back is sent in any case."""
+        if self.held:
+            return False
         return time.monotonic() >= self.until if self.seconds else self.count <= 0
+
+    def meets(self, venue: str, key: str) -> bool:
+        """Tell whether it is about this stream, now."""
+        if self.kind not in STREAM_FAULTS or self.venue != venue or self.stream not in key:
+            return False
+        return self.key in (None, key) and not self.is_over
+
+    def spares(self, client: Client) -> bool:
+        """Tell whether it is about another socket."""
+        return self.connection is not None and self.connection != client.number
 
 
 class Client:
     """One connected socket: a bounded queue and a task that writes it."""
 
-    def __init__(self, socket: web.WebSocketResponse, request: web.Request, venue: str, path: str) -> None:
+    def __init__(self, number: int, socket: web.WebSocketResponse, request: web.Request, venue: str, path: str) -> None:
+        self.number = number
+        self.in_microseconds = request.query.get("timeUnit", "").upper() == "MICROSECOND"
         self.socket = socket
         self.venue = venue
         self.path = path
@@ -83,10 +104,7 @@ class Wire:
         self.clients: set[Client] = set()
         self.faults: list[Fault] = []
         self._listeners: dict[tuple[str, str], set[Client]] = defaultdict(set)
-
-    def listeners(self, venue: str, key: str) -> set[Client]:
-        """Give who subscribed a stream."""
-        return self._listeners.get((venue, key), set())
+        self._numbers = numbers(1)
 
     def subscribe(self, client: Client, key: str) -> None:
         """Add a stream to a socket."""
@@ -104,18 +122,22 @@ class Wire:
         if not listeners:
             return
         for fault in self.faults:
-            if fault.kind in STREAM_FAULTS and fault.venue == venue and fault.stream in key and not fault.is_over:
-                self._publish_badly(fault, list(listeners), text)
-                self.faults = [f for f in self.faults if not f.is_over or f.held]
+            if fault.meets(venue, key) and not all(fault.spares(client) for client in listeners):
+                self._publish_badly(fault, key, list(listeners), text)
+                self.faults = [f for f in self.faults if not f.is_over]
                 return
         for client in list(listeners):
             client.send(text(client))
 
-    def _publish_badly(self, fault: Fault, listeners: list[Client], text: Callable[[Client], str]) -> None:
-        if not fault.seconds:
+    def _publish_badly(self, fault: Fault, key: str, listeners: list[Client], text: Callable[[Client], str]) -> None:
+        held, fault.held, fault.key = fault.held, {}, None
+        if not fault.seconds and not held:
             fault.count -= 1
         for client in listeners:
             frame = text(client)
+            if fault.spares(client):
+                client.send(frame)
+                continue
             match fault.kind:
                 case "repeat":
                     client.send(frame)
@@ -123,27 +145,35 @@ class Wire:
                 case "corrupt":
                     client.send(frame[: len(frame) * 2 // 3])
                 case "reorder":
-                    if fault.held is None:
-                        fault.held, fault.count = frame, fault.count + 1
-                    else:
+                    if client in held:
                         client.send(frame)
-                        client.send(fault.held)
-                        fault.held = None
+                        client.send(held[client])
+                    elif held:
+                        client.send(frame)  # it came between the two
+                    else:
+                        fault.held[client], fault.key = frame, key
                 case _:
                     pass  # drop and silence
 
     def active(self, venue: str, *kinds: str) -> Fault | None:
         """Give an active fault of these kinds; it is used up by one."""
+        self.faults = [fault for fault in self.faults if not fault.is_over]
         for fault in self.faults:
-            if fault.kind in kinds and fault.venue == venue and not fault.is_over:
+            if fault.kind in kinds and fault.venue == venue:
                 if not fault.seconds:
                     fault.count -= 1
                 return fault
         return None
 
-    def disconnect(self, venue: str) -> int:
-        """Cut all sockets of a venue; gives how many."""
-        cut = [client for client in self.clients if client.venue == venue]
+    def disconnect(self, venue: str, stream: str = "", connection: int | None = None) -> int:
+        """Cut the sockets of a venue, or those with a stream, or one; gives how many."""
+        cut = [
+            client
+            for client in self.clients
+            if client.venue == venue
+            and connection in (None, client.number)
+            and (not stream or any(stream in key for key in client.keys))
+        ]
         for client in cut:
             client.abort()
         return len(cut)
@@ -165,7 +195,7 @@ class Wire:
         # A venue that pings does so with protocol pings; the other cuts sockets that stay silent.
         socket = web.WebSocketResponse(heartbeat=None if idle_s else 20, max_msg_size=1 << 20, compress=False)
         await socket.prepare(request)
-        client = Client(socket, request, venue, path)
+        client = Client(next(self._numbers), socket, request, venue, path)
         self.clients.add(client)
         for name in names:
             assert opened is not None

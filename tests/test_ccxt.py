@@ -1,0 +1,148 @@
+"""An independent client of the real venues takes the simulated ones for them: proof that they are faithful.
+
+``ccxt.pro`` knows nothing of this project. Only its addresses are changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from marketprism_ray.simulator.server import Simulator
+
+ccxt = pytest.importorskip("ccxt.pro", reason="ccxt is a development dependency")
+
+CASES = [
+    ("binance_spot", "BTC-USDT", "BTC/USDT"),
+    ("okx_spot", "BTC-USDT", "BTC/USDT"),
+    ("okx_derivatives", "BTC-USDT-SWAP", "BTC/USDT:USDT"),
+    ("okx_derivatives", "BTC-USD-SWAP", "BTC/USD:BTC"),
+]
+LEVELS = 100
+"""Levels a side to compare; the client keeps more, the venue's snapshot has at least 400."""
+
+
+def client_of(venue: str, simulator: Simulator) -> Any:
+    """Make the client, with the simulator's addresses for the venue's."""
+    host = f"127.0.0.1:{simulator.port}/{venue}"
+    if venue == "binance_spot":
+        client = ccxt.binance({"enableRateLimit": False, "newUpdates": True})
+        client.urls["api"]["public"] = f"http://{host}/api/v3"
+        client.urls["api"]["ws"]["spot"] = f"ws://{host}/ws"
+        client.options["fetchMarkets"]["types"] = ["spot"]
+        return client
+    client = ccxt.okx({"enableRateLimit": False, "newUpdates": True})
+    client.urls["api"]["rest"] = f"http://{host}"
+    client.urls["api"]["ws"] = f"ws://{host}/ws/v5"
+    client.options["fetchMarkets"] = {"types": ["spot"] if venue == "okx_spot" else ["swap"]}
+    return client
+
+
+class Watcher:
+    """What the client has seen: raw trades by id in their order, and its book."""
+
+    def __init__(self, client: Any, symbol: str) -> None:
+        self.trades: dict[int, tuple[str, str]] = {}
+        self.order: list[int] = []
+        self.book: Any = None
+        self.books = 0
+        self.breaks = 0
+        self._client = client
+        self._symbol = symbol
+
+    async def watch_trades(self) -> None:
+        while True:
+            try:
+                found = await self._client.watch_trades(self._symbol)
+            except ccxt.NetworkError:
+                self.breaks += 1
+                continue
+            for trade in found:
+                raw = trade["info"]
+                self.order.append(int(trade["id"]))
+                self.trades[self.order[-1]] = (raw.get("p") or raw["px"], raw.get("q") or raw["sz"])
+
+    async def watch_book(self) -> None:
+        while True:
+            try:
+                self.book = await self._client.watch_order_book(self._symbol)
+                self.books += 1
+            except ccxt.NetworkError:
+                self.breaks += 1
+
+
+async def until(condition: Callable[[], bool], what: str, tasks: list[asyncio.Task[None]], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():  # noqa: ASYNC110 - polls what two tasks have seen, with a deadline
+        for task in tasks:
+            if task.done():
+                task.result()
+        assert time.monotonic() < deadline, f"waited {limit_s} s for {what}"
+        await asyncio.sleep(0.01)
+
+
+async def follow(venue: str, symbol: str, market: str, events: int, limit_s: float) -> None:
+    """Watch trades and book over so many events, half of them after all sockets were cut, and compare with truth."""
+    simulator = Simulator([venue], rate=400)
+    await simulator.start()
+    client = client_of(venue, simulator)
+    watcher = Watcher(client, market)
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        await client.load_markets()
+        tasks += [asyncio.create_task(watcher.watch_trades()), asyncio.create_task(watcher.watch_book())]
+        await until(lambda: bool(watcher.trades) and watcher.books > 5, "the first trades and books", tasks, limit_s)
+        for part in range(2):
+            start = simulator.events
+            await until(lambda start=start: simulator.events > start + events // 2, "the market", tasks, limit_s)  # type: ignore[misc]
+            if part == 0:
+                trades, books = len(watcher.trades), watcher.books
+                assert simulator.wire.disconnect(venue) >= 1
+                await until(
+                    lambda trades=trades, books=books: (  # type: ignore[misc]
+                        watcher.breaks > 0 and len(watcher.trades) > trades + 5 and watcher.books > books + 5
+                    ),
+                    "trades and books after the disconnect",
+                    tasks,
+                    limit_s,
+                )
+        simulator.paused = True
+        truth = simulator.market.symbols[venue, symbol]
+        await until(
+            lambda: watcher.order[-1] == truth.trade_id and watcher.book["nonce"] == truth.update_id,
+            f"the end: {truth.trade_id}, {truth.update_id}",
+            tasks,
+            limit_s,
+        )
+        emitted = dict(zip(truth.truth.ids, zip(truth.truth.prices, truth.truth.quantities, strict=True), strict=True))
+        assert {i: emitted[i] for i in watcher.trades} == watcher.trades
+        assert len(watcher.order) == len(watcher.trades), "a trade was seen twice"
+        holes = [b for a, b in zip(watcher.order, watcher.order[1:], strict=False) if b != a + 1]
+        assert len(holes) <= 1, "only the disconnect may cost trades"
+        for side, levels in zip(("bids", "asks"), truth.book(LEVELS), strict=True):
+            assert [tuple(level[:2]) for level in watcher.book[side][:LEVELS]] == [
+                (float(price), float(quantity)) for price, quantity in levels
+            ]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.close()
+        await simulator.stop()
+
+
+@pytest.mark.parametrize(("venue", "symbol", "market"), CASES)
+async def test_independent_client_ends_with_the_simulators_own_book_and_trades(
+    venue: str, symbol: str, market: str
+) -> None:
+    await follow(venue, symbol, market, events=500, limit_s=20)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("venue", "symbol", "market"), CASES)
+async def test_independent_client_follows_for_30_s_across_a_disconnect(venue: str, symbol: str, market: str) -> None:
+    await follow(venue, symbol, market, events=12_000, limit_s=60)

@@ -1,0 +1,317 @@
+"""The shells against real local servers: the simulated venues, a bare websocket server, an HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.asyncio.server import ServerConnection, serve
+
+from marketprism_ray.budget import SECOND, CircuitBreaker, RequestBudget
+from marketprism_ray.config import Config, validate
+from marketprism_ray.connection import ConnectionSettings, backoff
+from marketprism_ray.errors import CircuitOpen, ConfigError, RateLimited, TransportError, VenueError
+from marketprism_ray.rest import RestClient, RestSettings
+from marketprism_ray.session import Session, Shard
+from marketprism_ray.simulator.server import Simulator
+from marketprism_ray.simulator.wire import Fault
+from marketprism_ray.streams import BookStream, TradeStream
+from marketprism_ray.venue import Budget, Request
+from marketprism_ray.venues import VENUES
+
+QUICK = {"backoff_min_s": 0.05, "backoff_max_s": 0.1}
+
+
+def config(endpoints: dict[str, dict[str, str]], **networking: Any) -> Config:
+    exchanges = {venue: {"symbols": ["*"], "endpoints": urls} for venue, urls in endpoints.items()}
+    return validate({"exchanges": exchanges, "networking": {**QUICK, **networking}}, "test")
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    running = Simulator(rate=800)
+    await running.start()
+    yield running
+    await running.stop()
+
+
+async def until(check: Callable[[], bool], seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not check():  # noqa: ASYNC110 - other tasks change it
+            await asyncio.sleep(0.01)
+
+
+async def session_of(simulator: Simulator, venue: str, **networking: Any) -> Session:
+    symbols = [s.listing.symbol for s in simulator.market.of_venue(venue)]
+    shard = Shard(venue, venue, tuple((d, s) for s in symbols for d in ("trade", "orderbook")))
+    session = Session(shard, config(simulator.endpoints(), **networking))
+    await session.start()
+    await until(lambda: is_live(session) and all(t.frames > 5 for t in trades_of(session)))
+    return session
+
+
+def books_of(session: Session) -> list[BookStream]:
+    return [s for s in session.streams if isinstance(s, BookStream)]
+
+
+def trades_of(session: Session) -> list[TradeStream]:
+    return [s for s in session.streams if isinstance(s, TradeStream)]
+
+
+def is_live(session: Session) -> bool:
+    return all(book.sync.is_live for book in books_of(session))
+
+
+def equals_the_truth(session: Session, simulator: Simulator) -> bool:
+    for stream in session.streams:
+        symbol = simulator.market.symbols[session.venue.name, stream.instrument.symbol_name]
+        if isinstance(stream, TradeStream):
+            if stream.last != symbol.trade_id or stream.gaps:
+                return False
+        elif isinstance(stream, BookStream):
+            if not stream.sync.is_live or stream.sync.last != symbol.update_id:
+                return False
+            found = [[(x.price, x.quantity) for x in side] for side in stream.sync.top(400)]
+            if found != list(symbol.book(400)):
+                return False
+    return True
+
+
+async def check_against_truth(session: Session, simulator: Simulator) -> list[int]:
+    """Pause the market, wait until everything equals the truth; give the trades that were missing and came back.
+
+    What is lost at the end of a stream shows with the next message: every stream gets a few more first.
+    """
+    before = {stream.key: stream.frames for stream in session.streams}
+    await until(lambda: all(stream.frames >= before[stream.key] + 3 for stream in session.streams))
+    simulator.paused = True
+    await until(lambda: equals_the_truth(session, simulator))
+    rows: dict[str, list[int]] = {}
+    for batch in session.drain(force=True):
+        if batch.data_type == "trade":
+            for row in batch.data.select(["symbol_name", "sequence"]).to_pylist():
+                rows.setdefault(row["symbol_name"], []).append(row["sequence"])
+    for symbol, sequences in rows.items():
+        truth = simulator.market.symbols[session.venue.name, symbol].truth
+        wanted = [i for i in truth.ids if i >= min(sequences)]
+        assert sorted(sequences) == wanted
+    simulator.paused = False
+    return [stream.repaired for stream in trades_of(session)]
+
+
+@pytest.mark.parametrize("venue", ["binance_spot", "okx_spot", "okx_derivatives"])
+async def test_a_cut_socket_comes_back_and_nothing_is_missing(simulator: Simulator, venue: str) -> None:
+    session = await session_of(simulator, venue)
+    connects = sum(c.counts["connects"] for c in session.connections)
+    assert simulator.wire.disconnect(venue) == len(session.connections)
+    await until(lambda: sum(c.counts["connects"] for c in session.connections) >= 2 * connects and is_live(session))
+    repaired = await check_against_truth(session, simulator)
+    assert sum(repaired) > 0
+    await session.stop()
+
+
+@pytest.mark.parametrize("kind", ["drop", "repeat", "reorder", "corrupt"])
+@pytest.mark.parametrize("venue", ["binance_spot", "okx_derivatives"])
+async def test_faults_on_the_wire_harm_no_data(simulator: Simulator, venue: str, kind: str) -> None:
+    session = await session_of(simulator, venue)
+    faults = [
+        Fault(kind, venue, stream=part, count=2) for part in ("trade", "@depth" if "binance" in venue else "books")
+    ]
+    simulator.wire.faults += faults
+    await until(lambda: all(fault.count <= 0 for fault in faults))
+    await check_against_truth(session, simulator)
+    if kind in ("drop", "corrupt"):
+        assert sum(t.missing for t in trades_of(session)) > 0
+        assert sum(b.gaps_opened for b in books_of(session)) > 0
+    await session.stop()
+
+
+async def test_a_sequence_reset_by_maintenance_is_no_gap(simulator: Simulator) -> None:
+    session = await session_of(simulator, "okx_spot")
+    simulator._houses["okx_spot"].reset()  # type: ignore[union-attr]
+    await check_against_truth(session, simulator)
+    assert sum(book.gaps_opened for book in books_of(session)) == 0
+    await session.stop()
+
+
+@pytest.mark.parametrize("venue", ["binance_spot", "okx_spot"])
+async def test_a_shutdown_notice_is_answered_by_a_replacement_without_a_hole(simulator: Simulator, venue: str) -> None:
+    session = await session_of(simulator, venue)
+    simulator._houses[venue].notice()
+    await until(lambda: all(c.counts["replaced"] == 1 for c in session.connections))
+    repaired = await check_against_truth(session, simulator)
+    assert sum(repaired) == 0
+    assert sum(book.gaps_opened for book in books_of(session)) == 0
+    assert len([c for c in simulator.wire.clients if c.venue == venue]) == len(session.connections)
+    await session.stop()
+
+
+async def test_refused_sockets_and_failing_rest_are_retried_until_it_works(simulator: Simulator) -> None:
+    session = await session_of(simulator, "binance_spot")
+    simulator.wire.faults += [
+        Fault("refuse", "binance_spot", seconds=0.5),
+        Fault("status", "binance_spot", status=429, count=1),
+        Fault("html", "binance_spot", count=1),
+    ]
+    simulator.wire.disconnect("binance_spot")
+    await until(lambda: sum(c.counts["failures"] for c in session.connections) > 0)
+    await until(lambda: is_live(session), 30)
+    await check_against_truth(session, simulator)
+    assert session.rest.counts["rate_limited"] == 1
+    assert session.rest.counts["failures"] >= 1
+    await session.stop()
+
+
+async def test_an_unknown_symbol_is_an_error_at_start(simulator: Simulator) -> None:
+    session = Session(Shard("x", "okx_spot", (("trade", "NO-PE"),)), config(simulator.endpoints()))
+    with pytest.raises(ConfigError, match="okx_spot has no instruments NO-PE"):
+        await session.start()
+    await session.stop()
+
+
+async def test_a_frame_above_the_limit_closes_the_socket_with_a_named_reason_and_it_reconnects(
+    simulator: Simulator,
+) -> None:
+    huge = asyncio.Event()
+
+    async def handle(socket: ServerConnection) -> None:
+        async for _ in socket:
+            if not huge.is_set():
+                huge.set()
+                await socket.send("x" * 2_000_000)
+
+    async with serve(handle, "127.0.0.1", 0, max_size=None) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        endpoints = simulator.endpoints()
+        endpoints["binance_spot"]["public"] = f"ws://127.0.0.1:{port}/"
+        shard = Shard("b", "binance_spot", (("trade", "BTC-USDT"),))
+        session = Session(shard, config(endpoints, max_frame_bytes=100_000))
+        await session.start()
+        (connection,) = session.connections
+        await until(lambda: connection.counts["connects"] >= 2)
+        await session.stop()
+
+
+def test_backoff_grows_to_its_limit_and_is_spread_by_chance() -> None:
+    delays = backoff(ConnectionSettings(), random.Random(1))
+    found = [next(delays) for _ in range(100)]
+    assert 0.5 <= found[0] <= 1.0
+    assert all(15 <= delay <= 30 for delay in found[10:])
+    assert len(set(found)) == 100
+
+
+# --- REST ---
+
+
+async def rest_client(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]], **settings: Any
+) -> tuple[RestClient, TestServer]:
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", answer)
+    server = TestServer(app)
+    await server.start_server()
+    client = RestClient(
+        VENUES["binance_spot"], str(server.make_url("")), RestSettings(**{"backoff_s": 0.01, "attempts": 3, **settings})
+    )
+    await client.open()
+    return client, server
+
+
+REQUEST = Request("/api/v3/time", {}, (("weight", 1),))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "text"),
+    [
+        (200, "<html>", TransportError, "not JSON: <html>"),
+        (500, '{"code":-1000,"msg":"oops"}', TransportError, "oops"),
+        (400, '{"code":-1121,"msg":"Invalid symbol."}', VenueError, "Invalid symbol"),
+        (200, "x" * 200_000, TransportError, "above 100000 bytes"),
+    ],
+)
+async def test_bad_answers_are_named_errors(status: int, body: str, kind: type[Exception], text: str) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=body)
+
+    client, server = await rest_client(answer, max_body_bytes=100_000)
+    with pytest.raises(kind, match=f"binance_spot: GET /api/v3/time: .*{text}" if kind is TransportError else text):
+        await client.get(REQUEST)
+    await client.close()
+    await server.close()
+
+
+async def test_a_429_is_waited_out_and_tried_again() -> None:
+    seen = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            return web.Response(status=429, headers={"Retry-After": "0"}, text="{}")
+        return web.Response(text="{}")
+
+    client, server = await rest_client(answer)
+    assert (await client.get(REQUEST)).body == b"{}"
+    assert client.counts["rate_limited"] == 1
+    await client.close()
+    await server.close()
+
+
+async def test_a_server_that_keeps_failing_is_not_asked_any_more() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=502, text="bad gateway")
+
+    client, server = await rest_client(answer)
+    for _ in range(2):
+        with pytest.raises(TransportError):
+            await client.get(REQUEST)
+    with pytest.raises(CircuitOpen):
+        await client.get(REQUEST)
+    await client.close()
+    await server.close()
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0, 5)), max_size=60))
+def test_no_window_ever_holds_more_than_the_budget(steps: list[tuple[int, float]]) -> None:
+    budget = RequestBudget((Budget("w", 100, 10.0),), fraction=1.0)
+    now, sent = 0, []
+    for weight, pause in steps:
+        now += int(pause * SECOND)
+        request = Request("/", {}, (("w", weight),))
+        while (delay := budget.delay_s(request, now)) > 0:
+            now += max(1, int(delay * SECOND))
+        budget.spend(request, now)
+        sent.append((now, weight))
+    for start, _ in sent:
+        assert sum(w for at, w in sent if start <= at < start + 10 * SECOND) <= 100
+
+
+def test_the_venues_own_count_and_its_block_are_believed() -> None:
+    budget = RequestBudget((Budget("w", 100, 60.0, "USED"),), fraction=1.0)
+    budget.observe({"USED": "95"}, 0)
+    assert budget.delay_s(Request("/", {}, (("w", 10),)), 0) == pytest.approx(60)
+    budget.block(90, 0)
+    assert budget.delay_s(Request("/", {}, ()), 0) == pytest.approx(90)
+
+
+def test_an_open_circuit_lets_a_probe_through_now_and_then() -> None:
+    breaker = CircuitBreaker(failures=2, open_s=10)
+    breaker.failed(0)
+    assert breaker.allows(0)
+    breaker.failed(0)
+    assert not breaker.allows(SECOND)
+    assert breaker.allows(11 * SECOND)
+    assert not breaker.allows(12 * SECOND)
+    breaker.succeeded()
+    assert breaker.allows(12 * SECOND)
+
+
+def test_rate_limited_says_how_long() -> None:
+    assert RateLimited("slow down", 2.5).retry_after_s == 2.5
