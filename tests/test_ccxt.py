@@ -77,7 +77,7 @@ class Watcher:
 
 async def until(condition: Callable[[], bool], what: str, tasks: list[asyncio.Task[None]], limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
-    while not condition():  # noqa: ASYNC110 - polls what two tasks have seen, with a deadline
+    while not condition():
         for task in tasks:
             if task.done():
                 task.result()

@@ -93,7 +93,7 @@ def step(simulator: Simulator, place: tuple[str, str], kind: str) -> TradeEvent 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 5
-    while not condition():  # noqa: ASYNC110 - polls another task's state, with a deadline
+    while not condition():
         assert time.monotonic() < deadline, f"waited 5 s for {what}"
         await asyncio.sleep(0.005)
 
