@@ -46,6 +46,8 @@ class Verdict:
     books_equal: int = 0
     gaps_open: int = 0
     gaps_repaired: int = 0
+    book_gaps: int = 0
+    """Holes in chains of book changes, closed by a new snapshot; venues do not give the changes back."""
     latency_ms: dict[str, float | None] = field(default_factory=lambda: {"p50": None, "p99": None})
     faults: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -76,7 +78,8 @@ class Verdict:
             f"On the stream: missing {self.stream_missing}, doubled {self.stream_duplicated}.",
             f"{self.books_equal} of {self.books_checked} books equal the venue's own, rebuilt from stored changes "
             "and as last published.",
-            f"Gaps: {self.gaps_repaired} repaired, {self.gaps_open} open"
+            f"Gaps: {self.gaps_repaired} in trades repaired, {self.book_gaps} in books bridged by a snapshot, "
+            f"{self.gaps_open} open"
             + (f", accounting for {self.missing_accounted} missing trades." if self.missing_accounted else "."),
         ]
         if self.faults:
@@ -116,6 +119,7 @@ def judge(simulator: SimulatorProcess, store: Store, nats: NatsSettings, verdict
     everything = store.query("SELECT status, toInt64(count()) AS n FROM gap GROUP BY status").to_pylist()
     statuses = {row["status"]: row["n"] for row in everything}
     verdict.gaps_open, verdict.gaps_repaired = statuses.get("open", 0), statuses.get("repaired", 0)
+    verdict.book_gaps = statuses.get("unrepairable", 0)
     for symbol in ledger["symbols"]:
         place = (symbol["venue"], symbol["symbol"])
         listing = next(i for i in LISTINGS if (i.venue, i.symbol) == place)

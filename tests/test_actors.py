@@ -1,0 +1,261 @@
+"""The actors as plain classes, with a cluster made of ten honest lines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from test_encoding import trade
+
+from actors.cluster import ActorGone
+from actors.collector import Collector
+from actors.sinks import Refused, SinkActor
+from marketprism_ray.batching import Batch
+from marketprism_ray.config import Config, validate
+from marketprism_ray.errors import BadBatch, SinkUnavailable
+from marketprism_ray.placement import plan_shards
+from marketprism_ray.reconcile import Kill, Observed, StartCollector, StartSink, StopCollector, reconcile
+from marketprism_ray.schemas import batch_from_records
+from marketprism_ray.session import Shard
+from marketprism_ray.sinks.memory import MemorySink
+
+KEY = "okx_derivatives/trade/BTC-USDT-SWAP"
+CONFIG = validate({"cluster": {"lease_s": 60}, "clickhouse": {"insert_s": 0.01}}, "test")
+
+
+def rows(first: int, last: int) -> pa.RecordBatch:
+    return batch_from_records([trade(trade_id=str(n), sequence=n) for n in range(first, last + 1)])
+
+
+def sequences(sink: MemorySink) -> list[int]:
+    return [n for batch in sink.batches for n in batch.column("sequence").to_pylist()]
+
+
+class Session:
+    """Makes numbered trades when asked."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.batches: list[Batch] = []
+        self.number = 0
+        self.stopped = self.paused = False
+
+    def make(self, first: int, last: int) -> None:
+        self.number += 1
+        self.batches.append(Batch(f"c/1/{self.number}", "trade", rows(first, last), {KEY: (last, last)}))
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    def drain(self, *, force: bool = False) -> list[Batch]:
+        taken, self.batches = self.batches, []
+        return taken
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
+class Cluster:
+    """Calls plain objects; the ones in ``dead`` are gone."""
+
+    def __init__(self, **actors: SinkActor) -> None:
+        self.actors = actors
+        self.dead: set[str] = set()
+        self.die_after_call: set[str] = set()
+
+    def find(self, name: str) -> str | None:
+        return name if name in self.actors and name not in self.dead else None
+
+    async def call(self, handle: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        if handle in self.dead:
+            raise ActorGone(handle)
+        answer = await getattr(self.actors[handle], method)(*arguments)
+        if handle in self.die_after_call:
+            self.die_after_call.discard(handle)
+            raise ActorGone(f"{handle} died before its answer arrived")
+        return answer
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not check():  # noqa: ASYNC110 - other tasks change it
+            await asyncio.sleep(0.002)
+
+
+def collector(cluster: Cluster, config: Config = CONFIG) -> tuple[Collector, Session]:
+    session = Session()
+    made = Collector(
+        Shard("c", "okx_derivatives", ()), config, 1, {}, {"clickhouse": "a", "nats": "b"},
+        make_session=lambda *_, **__: session, cluster=cluster,  # type: ignore[arg-type,return-value]
+    )  # fmt: skip
+    return made, session
+
+
+def sink(tmp_path: Path, target: Any = None) -> SinkActor:
+    return SinkActor("memory", target or MemorySink(), tmp_path)
+
+
+async def test_every_batch_reaches_every_sink_once_and_memory_is_given_back(tmp_path: Path) -> None:
+    first, second = MemorySink(), MemorySink()
+    actor, session = collector(Cluster(a=sink(tmp_path, first), b=sink(tmp_path, second)))
+    await actor.start()
+    for n in range(0, 50, 5):
+        session.make(n, n + 4)
+        await asyncio.sleep(0)
+    await until(lambda: len(sequences(first)) == len(sequences(second)) == 50)
+    assert sequences(first) == sequences(second) == list(range(50))
+    assert await actor.stop()
+    assert (await actor.status())["retained_bytes"] == 0
+
+
+async def test_a_sink_that_dies_before_it_answers_gets_the_same_call_again_and_nothing_is_doubled(
+    tmp_path: Path,
+) -> None:
+    target = MemorySink()
+    cluster = Cluster(a=sink(tmp_path, target), b=sink(tmp_path))
+    cluster.die_after_call.add("a")
+    actor, session = collector(cluster)
+    await actor.start()
+    session.make(1, 5)
+    session.make(6, 9)
+    await until(lambda: len(sequences(target)) == 9)
+    cluster.actors["a"] = sink(tmp_path, target)  # the replacement writes to the same store
+    session.make(10, 12)
+    assert await actor.stop()
+    assert sequences(target) == list(range(1, 13))
+
+
+async def test_while_a_sink_is_dead_reading_pauses_at_the_limit_and_goes_on_after(tmp_path: Path) -> None:
+    small = validate({"cluster": {"retention_bytes": 3000, "lease_s": 60}, "clickhouse": {"insert_s": 0.01}}, "t")
+    target = MemorySink()
+    cluster = Cluster(a=sink(tmp_path, target), b=sink(tmp_path))
+    cluster.dead.add("a")
+    actor, session = collector(cluster, small)
+    await actor.start()
+    session.make(1, 50)
+    await until(lambda: session.paused)
+    cluster.dead.clear()
+    await until(lambda: not session.paused)
+    assert sequences(target) == list(range(1, 51))
+    await actor.stop()
+
+
+async def test_a_fence_refuses_the_old_epoch_tells_how_far_it_came_and_stops_it(tmp_path: Path) -> None:
+    target = MemorySink()
+    a = sink(tmp_path, target)
+    actor, session = collector(Cluster(a=a, b=sink(tmp_path)))
+    await actor.start()
+    session.make(1, 7)
+    await until(lambda: len(sequences(target)) == 7)
+    assert await a.fence("c", 2) == {KEY: (7, 7)}
+    session.make(8, 9)
+    await until(lambda: session.stopped)
+    assert sequences(target) == list(range(1, 8))
+    assert (await actor.status())["state"] == "lapsed"
+    with pytest.raises(Refused, match="epoch 1 is over"):
+        await a.take("c", 1, [])
+
+
+async def test_a_collector_that_hears_nothing_for_its_lease_stops_itself(tmp_path: Path) -> None:
+    short = validate({"cluster": {"lease_s": 0.05}, "clickhouse": {"insert_s": 0.01}}, "t")
+    actor, session = collector(Cluster(a=sink(tmp_path), b=sink(tmp_path)), short)
+    await actor.start()
+    await until(lambda: session.stopped)
+    assert (await actor.status())["state"] == "lapsed"
+
+
+class Moody(MemorySink):
+    """Fails as told, and refuses sequence 5."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    async def write(self, batches: Any, token: str) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise SinkUnavailable("away")
+        if any(5 in batch.column("sequence").to_pylist() for batch in batches):
+            raise BadBatch("row 5 is bad")
+        return await super().write(batches, token)
+
+
+async def test_an_absent_server_is_waited_for_and_a_bad_row_is_set_aside_alone(tmp_path: Path) -> None:
+    target = Moody(failures=2)
+    actor = sink(tmp_path, target)
+    assert await actor.take("c", 1, [("c/1/1", "trade", rows(1, 10), {KEY: (10, 10)})]) == ["c/1/1"]
+    assert sorted(sequences(target)) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+    (letter,) = tmp_path.glob("*.arrow")
+    assert pa.ipc.open_file(letter).read_all()["sequence"].to_pylist() == [5]
+    status = await actor.status()
+    assert (status["dead_letters"], status["retries"]) == (1, 2)
+
+
+async def test_a_batch_id_seen_before_is_acknowledged_and_not_written_again(tmp_path: Path) -> None:
+    target = MemorySink()
+    actor = sink(tmp_path, target)
+    for _ in range(2):
+        assert await actor.take("c", 1, [("c/1/1", "trade", rows(1, 3), {})]) == ["c/1/1"]
+    assert sequences(target) == [1, 2, 3]
+
+
+# --- the pure parts ---
+
+SHARD = Shard("v#0", "v", (("trade", "A"),))
+READY = {"clickhouse": Observed("alive", last_heard=100), "nats": Observed("alive", last_heard=100)}
+KINDS = ("clickhouse", "nats")
+
+
+def step(
+    collectors: dict[str, Observed], sinks: dict[str, Observed] = READY, now: int = 100, **shards: Shard
+) -> list[Any]:
+    wanted = {shard.name: shard for shard in (shards.values() or [SHARD])}
+    return reconcile(wanted, KINDS, collectors, sinks, now, lease_ns=50, start_ns=500)
+
+
+def test_sinks_come_before_collectors() -> None:
+    assert step({}, {}) == [StartSink("clickhouse"), StartSink("nats")]
+    starting = {**READY, "nats": Observed("starting", last_heard=100)}
+    assert step({}, starting) == []
+    assert step({}) == [StartCollector(SHARD, 1, after_loss=False)]
+
+
+def test_a_dead_collector_is_replaced_with_the_next_epoch() -> None:
+    assert step({"v#0": Observed("dead", 4)}) == [StartCollector(SHARD, 5, after_loss=True)]
+
+
+def test_an_actor_not_heard_for_its_lease_is_killed_and_replaced() -> None:
+    assert step({"v#0": Observed("alive", 4, 40, SHARD)}) == [Kill("v#0", "not heard"), StartCollector(SHARD, 5, True)]
+    lost = {**READY, "nats": Observed("alive", last_heard=10)}
+    assert step({"v#0": Observed("alive", 4, 100, SHARD)}, lost) == [Kill("nats", "not heard"), StartSink("nats")]
+
+
+def test_what_is_as_desired_is_left_alone_and_what_is_not_is_stopped() -> None:
+    assert step({"v#0": Observed("alive", 4, 100, SHARD)}) == []
+    assert step({"v#0": Observed("starting", 4, 60, SHARD)}) == []
+    changed = Shard("v#0", "v", (("trade", "B"),))
+    assert step({"v#0": Observed("alive", 4, 100, changed)}) == [StopCollector("v#0", "its streams changed")]
+    found = step({"v#0": Observed("alive", 4, 100, SHARD), "w#0": Observed("alive", 1, 100)})
+    assert found == [StopCollector("w#0", "no longer wanted")]
+
+
+def test_symbols_stay_together_and_where_they_are() -> None:
+    symbols = [f"S{n}" for n in range(10)]
+    first = plan_shards("v", symbols, ["trade", "orderbook"], 8)
+    assert [len(shard.streams) for shard in first] == [8, 6, 6]
+    assert {s for shard in first for s in shard.streams} == {(d, s) for s in symbols for d in ("trade", "orderbook")}
+    second = plan_shards("v", [*symbols[1:], "NEW"], ["trade", "orderbook"], 8, {shard.name: shard for shard in first})
+    moved = sum(len(set(b.streams) - set(a.streams)) for a, b in zip(first, second, strict=True))
+    assert moved == 2, "only the new symbol's two streams"
+    assert plan_shards("v", [], ["trade"], 8) == []

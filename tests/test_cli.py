@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from marketprism_ray.cli import COMMANDS
+from marketprism_ray.simulator.process import SimulatorProcess
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "marketprism_ray.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr + done.stdout
+    return done
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    text = run(command, "--help").stdout
+    assert "Example" in text
+    assert f"marketprism {command}" in text
+
+
+def test_help_lists_every_command_and_ray_is_not_imported_for_it() -> None:
+    code = "import sys; from marketprism_ray.cli import cli; cli(['--help'], standalone_mode=False); "
+    code += "assert 'ray' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+def test_a_wrong_file_is_one_message_without_traceback(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("nats: {mod: x}")
+    error = run("validate", str(file), code=2).stderr
+    assert "nats.mod" in error
+    assert "Traceback" not in error
+    assert "nothing runs" in run("status", "--data-dir", str(tmp_path), code=2).stderr
+    assert "no such folder" in run("replay", str(tmp_path / "none"), code=1).stderr
+
+
+def test_venues_and_config_print_what_there_is() -> None:
+    assert "okx_derivatives" in run("venues").stdout
+    assert "replicas: 1" in run("config").stdout
+    assert "| `nats.stream` |" in run("config", "--options").stdout
+
+
+def test_what_is_recorded_from_a_venue_replays_to_the_same(tmp_path: Path) -> None:
+    with SimulatorProcess(("okx_derivatives",), rate=300) as simulator:
+        urls = [f"--endpoint={name}={url}" for name, url in simulator.endpoints["okx_derivatives"].items()]
+        run("record", "okx_derivatives", "--symbols", "BTC-*", "--seconds", "2", "--out", str(tmp_path), *urls)
+        config = tmp_path / "c.yaml"
+        endpoints = json.dumps(simulator.endpoints["okx_derivatives"])
+        config.write_text(f'exchanges: {{okx_derivatives: {{symbols: ["*"], endpoints: {endpoints}}}}}')
+        assert "3 wanted" in run("validate", str(config), "--connect").stdout
+    (file,) = json.loads(run("replay", str(tmp_path), "--json").stdout.splitlines()[-1]).values()
+    symbols = file["segments"][0]["symbols"]
+    assert set(symbols) == {"BTC-USDT-SWAP", "BTC-USD-SWAP"}
+    for channels in symbols.values():
+        assert channels["trades-all"]["count"] > 10
+        assert channels["trades-all"]["missing"] == 0
+        assert (channels["books"]["state"], channels["books"]["gaps"]) == ("live", 0)
+
+
+def test_simulate_refuses_what_it_cannot_do() -> None:
+    assert "cannot simulate kraken" in run("simulate", "--venues", "kraken", code=2).stderr

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from marketprism_ray.config import Config, dump, load, reference, validate
+from marketprism_ray.errors import ConfigError
+from marketprism_ray.logs import redact
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_shipped_configurations_are_valid() -> None:
+    files = list((ROOT / "config").glob("*.yaml"))
+    assert files
+    for file in files:
+        load(file, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nats: {mod: x}", r"nats\.mod: unknown key; did you mean 'mode'\?"),
+        ("nats: {replicas: 9}", r"nats\.replicas: .* less than or equal to 5 \(value 9\)"),
+        ("exchanges: {okx_spott: {symbols: [A]}}", r"'okx_spott' is no venue; allowed: .*did you mean 'okx_spot'"),
+        (
+            "exchanges: {okx_spot: {symbols: [A], data_types: [tradez]}}",
+            r"'tradez' is no data type of okx_spot.*'trade'",
+        ),
+        ("exchanges: {okx_spot: {}}", r"okx_spot\.symbols: give at least one"),
+        (
+            "exchanges: {okx_spot: {symbols: [A], endpoints: {pub: x}}}",
+            r"'pub' is no endpoint of okx_spot; allowed: public",
+        ),
+        ("nats: {password: x}", r"secrets do not belong in the file; set MARKETPRISM_NATS__PASSWORD"),
+        ("[1, 2]", r"must be a mapping"),
+        ("a: [", r"not YAML"),
+        ("clickhouse: {ttl_days_of: {trad: 3}}", r"'trad' is no data type.*did you mean 'trade'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_path_value_and_what_is_allowed(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(file, {})
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate({"nats": {"replicas": 9, "mode": "x"}, "sistem": {}}, "f")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_the_environment_overrides_the_file_and_secrets_come_only_from_it(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("nats: {replicas: 3}")
+    environment = {"MARKETPRISM_NATS__REPLICAS": "2", "MARKETPRISM_NATS__PASSWORD": "123", "OTHER": "x",
+                   "MARKETPRISM_NATS__SERVERS": "[nats://a:1, nats://b:2]"}  # fmt: skip
+    config = load(file, environment)
+    assert (config.nats.replicas, config.nats.password) == (2, "123")
+    assert config.nats.servers == ("nats://a:1", "nats://b:2")
+    assert "123" not in dump(config)
+
+
+def test_an_unknown_variable_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean MARKETPRISM_NATS__SERVERS"):
+        load(None, {"MARKETPRISM_NAT__SERVERS": "x"})
+
+
+def test_what_is_dumped_can_be_loaded_again() -> None:
+    config = validate({"exchanges": {"okx_spot": {"symbols": ["A-B"]}}}, "f")
+    assert validate(yaml.safe_load(dump(config)), "f") == config
+
+
+def test_every_option_of_every_section_is_in_the_reference() -> None:
+    text = reference()
+    for section in Config.model_fields:
+        assert f"`{section}." in text or section == "exchanges"
+    assert "`exchanges.<venue>.orderbook.interval_s`" in text
+
+
+def test_secrets_are_redacted_from_logs() -> None:
+    event = redact(None, "info", {"url": "socks5://u:p@h:1/x", "api_token": "t", "nats_password": "p", "n": 1})
+    assert event == {
+        "url": "socks5://<redacted>@h:1/x",
+        "api_token": "<redacted>",
+        "nats_password": "<redacted>",
+        "n": 1,
+    }
