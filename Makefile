@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check lint types bench chaos lock clean
+.PHONY: help install demo test check lint types bench chaos docs lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +43,9 @@ check: lint types test
 
 bench: install
 	$(BIN)/python benchmarks/hot_path.py
+
+docs: install
+	$(BIN)/python -m marketprism_ray.readme
 
 lock:
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock

@@ -6,6 +6,7 @@ import json
 import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -96,33 +97,17 @@ class Okx:
         symbol = event.listing.venue_symbol
         if isinstance(event, BookEvent):
             self._changed[symbol] = time.monotonic()
-            best = _key("bbo-tbt", symbol)
-            self._wire.publish(self.name, best, lambda _: self._best(best, event))
-            self._publish_book(event)
+            self._send("bbo-tbt", event, self._best)
+            self._send("books", event, _book)
             return
-        side = "sell" if event.taker_sold else "buy"
-        body = (
-            f'"instId":"{symbol}","tradeId":"{event.id}","px":"{event.price}","sz":"{event.quantity}",'
-            f'"side":"{side}","ts":"{event.time_ms}","source":"0"'
-        )
-        for channel, more in (("trades-all", ""), ("trades", f',"count":"1","seqId":{event.id}')):
-            self._send(channel, symbol, f'{{"arg":{_key(channel, symbol)},"data":[{{{body}{more}}}]}}')
+        self._send("trades-all", event, _trade)
+        self._send("trades", event, _counted_trade)
 
     def _best(self, key: str, event: BookEvent) -> str:
         bid, ask = self._market.symbols[self.name, event.listing.symbol].best()
         return (
             f'{{"arg":{key},"data":[{{"asks":{_levels([ask])},"bids":{_levels([bid])},'
             f'"ts":"{event.time_ms}","seqId":{event.last}}}]}}'
-        )
-
-    def _publish_book(self, event: BookEvent) -> None:
-        symbol = event.listing.venue_symbol
-        key = _key("books", symbol)
-        self._send(
-            "books",
-            symbol,
-            f'{{"arg":{key},"action":"update","data":[{{"asks":{_levels(event.asks)},"bids":{_levels(event.bids)},'
-            f'"ts":"{event.time_ms}","checksum":0,"prevSeqId":{event.previous},"seqId":{event.last}}}]}}',
         )
 
     def tick(self, now_s: float) -> None:
@@ -140,10 +125,19 @@ class Okx:
         """Send no levels, and ``prevSeqId`` equal to ``seqId``."""
         self._changed[symbol.listing.venue_symbol] = now_s
         last = symbol.update_id
-        self._publish_book(BookEvent(symbol.listing, last, last, last, (), (), _now()))
+        self._send("books", BookEvent(symbol.listing, last, last, last, (), (), _now()), _book)
 
-    def _send(self, channel: str, symbol: str, frame: str) -> None:
-        self._wire.publish(self.name, _key(channel, symbol), lambda _: frame)
+    def _send(self, channel: str, event: Any, write: Callable[[str, Any], str]) -> None:
+        """Write a frame once, and only if a socket wants it."""
+        key = _key(channel, event.listing.venue_symbol)
+        made: list[str] = []
+
+        def frame(_: Client) -> str:
+            if not made:
+                made.append(write(key, event))
+            return made[0]
+
+        self._wire.publish(self.name, key, frame)
 
     def reset(self) -> None:
         """Start the books' sequences afresh, as maintenance does: the next update's seqId is below its prevSeqId."""
@@ -188,6 +182,25 @@ class Okx:
         if endpoint == "market/ticker":
             return _answer([_ticker(symbol)])
         return _answer([], code="50014", message=f"unknown endpoint {endpoint}", status=404)
+
+
+def _trade(key: str, event: TradeEvent, more: str = "") -> str:
+    side = "sell" if event.taker_sold else "buy"
+    return (
+        f'{{"arg":{key},"data":[{{"instId":"{event.listing.venue_symbol}","tradeId":"{event.id}","px":"{event.price}",'
+        f'"sz":"{event.quantity}","side":"{side}","ts":"{event.time_ms}","source":"0"{more}}}]}}'
+    )
+
+
+def _counted_trade(key: str, event: TradeEvent) -> str:
+    return _trade(key, event, f',"count":"1","seqId":{event.id}')
+
+
+def _book(key: str, event: BookEvent) -> str:
+    return (
+        f'{{"arg":{key},"action":"update","data":[{{"asks":{_levels(event.asks)},"bids":{_levels(event.bids)},'
+        f'"ts":"{event.time_ms}","checksum":0,"prevSeqId":{event.previous},"seqId":{event.last}}}]}}'
+    )
 
 
 def _now() -> int:
