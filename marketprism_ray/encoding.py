@@ -111,8 +111,8 @@ def subjects(batch: pa.RecordBatch, preset: str = "default") -> pa.Array:
 
     Parameters
     ----------
-    preset : ``default``: ``trades-data.okx_derivatives.perpetual.BTC-USDT-SWAP``;
-        ``market``: ``market.okx.btc_usdt_swap.trade`` and ``market.liquidation.okx``
+    preset : ``default``: ``trades-data.<venue>.perpetual.BTC-USDT-SWAP``;
+        ``market``: ``market.<house>.btc_usdt_swap.trade`` and ``market.liquidation.<house>``
     """
     data_type = data_type_of(batch)
     venue = batch.column("exchange_name")

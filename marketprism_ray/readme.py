@@ -1,4 +1,4 @@
-"""The generated parts of the README: tables of records, metrics and options. ``make docs`` renews them, a test compares.
+"""The generated parts of the README: tables of records, metrics and options. ``make docs`` renews them.
 
 A part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
 """

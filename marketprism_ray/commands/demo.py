@@ -28,6 +28,7 @@ from marketprism_ray.query import Store
 from marketprism_ray.simulator.process import SimulatorProcess
 from marketprism_ray.simulator.server import VENUES as SIMULATED
 from marketprism_ray.sinks.nats import NatsSettings, connect
+from marketprism_ray.venues import VENUES
 from marketprism_ray.verdict import Verdict, judge, wait_for_quiet
 
 SCENARIOS = {
@@ -124,10 +125,9 @@ class Drill:
 
     def drop_delta(self) -> None:
         """Lose book changes on the wire."""
-        for venue, stream in (("binance_spot", "@depth"), ("okx_spot", "books")):
-            if venue in self._simulator.venues:
-                self._simulator.fault("drop", venue, stream=stream, count=3)
-                self._note(f"3 book changes of {venue} dropped")
+        for venue in self._simulator.venues[:2]:
+            self._simulator.fault("drop", venue, stream=VENUES[venue].channel("orderbook").name, count=3)
+            self._note(f"3 book changes of {venue} dropped")
 
     def plan(self, name: str | None, *, chaos: bool) -> list[tuple[float, Callable[[], None]]]:
         """Give (part of the run, what to do)."""
