@@ -17,6 +17,8 @@ from marketprism_ray.instruments import Instrument
 from marketprism_ray.schemas import DECIMAL
 
 _WIDE = pa.decimal256(37, 18)
+_SCALED = pa.decimal256(57, 18)
+_LIMIT = Decimal(10) ** 20
 # Operands of the division: Arrow gives the quotient s1 + p2 - s2 + 1 = 43 digits after the point, truncated.
 _DIVIDEND = pa.decimal256(43, 30)
 _DIVISOR = pa.decimal256(30, 18)
@@ -34,9 +36,23 @@ def multiply(left: pa.Array, right: pa.Array | pa.Scalar) -> pa.Array:
     """
     product = pc.multiply(pc.cast(left, _WIDE), pc.cast(right, _WIDE))
     try:
-        return pc.cast(product, DECIMAL)
+        return _narrow(product)
     except pa.ArrowInvalid:
-        return pc.cast(pc.round(product, 18, "half_to_even"), DECIMAL)
+        return _narrow(pc.round(product, 18, "half_to_even"))
+
+
+def _narrow(wide: pa.Array) -> pa.Array:
+    """Bring a 256-bit result to our type.
+
+    Arrow (26.0) takes the low 128 bits first, then rescales and checks what is left of the number: so scale and check
+    before.
+    """
+    scaled = pc.cast(wide, _SCALED)
+    if len(scaled):
+        bounds = pc.min_max(scaled).as_py()
+        if any(bound is not None and abs(bound) >= _LIMIT for bound in bounds.values()):
+            raise pa.ArrowInvalid(f"a value between {bounds['min']} and {bounds['max']} does not fit {DECIMAL}")
+    return pc.cast(scaled, DECIMAL)
 
 
 def multiply_exactly(left: pa.Array, right: pa.Scalar) -> pa.Array:
@@ -47,7 +63,7 @@ def multiply_exactly(left: pa.Array, right: pa.Scalar) -> pa.Array:
     pyarrow.ArrowInvalid
         If a product needs more than 18 digits after the point or does not fit.
     """
-    return pc.cast(pc.multiply(pc.cast(left, _WIDE), pc.cast(right, _WIDE)), DECIMAL)
+    return _narrow(pc.multiply(pc.cast(left, _WIDE), pc.cast(right, _WIDE)))
 
 
 def divide(left: pa.Array, right: pa.Array) -> pa.Array:
@@ -62,7 +78,7 @@ def divide(left: pa.Array, right: pa.Array) -> pa.Array:
     rounded = pc.round(quotient, 18, "half_to_even")
     # What looks like a tie after truncation may be a little above one: decide those exactly.
     ties = pc.not_equal(pc.round(quotient, 18, "half_up"), pc.round(quotient, 18, "half_down"))
-    result = pc.cast(rounded, DECIMAL)
+    result = _narrow(rounded)
     if not pc.any(ties).as_py():
         return result
     values = result.to_pylist()

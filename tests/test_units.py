@@ -47,6 +47,13 @@ def test_multiply_is_the_exact_product_rounded_half_even(pairs: list[tuple[str, 
         assert found == [half_even(Decimal(a) * Decimal(b)) for a, b in pairs]
 
 
+def test_products_beyond_128_bits_before_scaling_are_exact_and_what_does_not_fit_is_an_error() -> None:
+    assert multiply(column("0.00000004"), column("11529215046.0277074")).to_pylist() == [Decimal("461.168601841108296")]
+    assert divide(column("9000000000"), column("0.00000001")).to_pylist() == [Decimal("900000000000000000")]
+    with pytest.raises(pa.ArrowInvalid):
+        multiply(column("99999999999"), column("99999999999"))
+
+
 def test_mixed_instruments_are_converted_each_by_its_own_rule() -> None:
     linear = instrument(quantity_unit="contract", contract_size="0.01")
     inverse = instrument(quantity_unit="contract", contract_size="100", contract_unit="quote")
