@@ -11,7 +11,7 @@ This module knows nothing of sequences; ``sync.py`` decides what may be applied.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from marketprism_ray.errors import BookError
 from marketprism_ray.venue import WireLevel
@@ -69,36 +69,48 @@ class Book:
         """
         try:
             if bids:
-                self._apply(self._bids, bids, 1.0)
+                self._apply(self._bids, bids, False)
             if asks:
-                self._apply(self._asks, asks, -1.0)
+                self._apply(self._asks, asks, True)
         except ValueError as error:
             raise BookError(f"a price or quantity is not a number: {error}") from error
         bid_prices, ask_prices = self._bids[0], self._asks[0]
         return bool(bid_prices and ask_prices) and bid_prices[-1] >= -ask_prices[-1]
 
-    def _apply(self, side: tuple[list[float], list[WireLevel]], levels: Sequence[WireLevel], sign: float) -> None:
+    def _apply(
+        self,
+        side: tuple[list[float], list[WireLevel]],
+        levels: Sequence[WireLevel],
+        negate: bool,
+        number: Callable[[str], float] = float,
+        find: Callable[[list[float], float], int] = bisect_left,
+    ) -> None:
         prices, rows = side
         size = len(prices)
         for level in levels:
-            price = float(level.price)
-            quantity = float(level.quantity)
-            if not 0.0 < price < _INFINITY or not 0.0 <= quantity < _INFINITY:
-                raise BookError(f"level out of range: price {level.price!r}, quantity {level.quantity!r}")
-            price *= sign
-            at = bisect_left(prices, price)
+            price = number(level.price)
+            quantity = number(level.quantity)
+            if negate:
+                price = -price
+            at = find(prices, price)
             if at < size and prices[at] == price:
-                if quantity:
-                    rows[at] = level
-                else:
+                if not quantity:
                     del prices[at], rows[at]
                     size -= 1
-            elif quantity:
+                    continue
+                rows[at] = level
+            elif not quantity:
+                self.unknown_deletes += 1
+                continue
+            else:
+                # A price that is in the book has been looked at when it came.
+                if not 0.0 < abs(price) < _INFINITY or (price < 0.0) is not negate:
+                    raise BookError(f"price {level.price!r} is out of range")
                 prices.insert(at, price)
                 rows.insert(at, level)
                 size += 1
-            else:
-                self.unknown_deletes += 1
+            if not 0.0 < quantity < _INFINITY:
+                raise BookError(f"quantity {level.quantity!r} at {level.price!r} is out of range")
         if self._prune_at is not None and size > self._prune_at:
             assert self._keep is not None
             excess = size - self._keep
