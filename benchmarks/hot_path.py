@@ -25,9 +25,12 @@ from typing import Any
 import peers
 
 from marketprism_ray.batching import Batcher
+from marketprism_ray.book_stream import BookStream
 from marketprism_ray.feed import Feed, FetchSnapshot
-from marketprism_ray.replay import _unknown, read_lines
-from marketprism_ray.streams import BookStream, Stream, TradeStream
+from marketprism_ray.recording import read_lines
+from marketprism_ray.replay import unknown_instrument
+from marketprism_ray.streams import Stream
+from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import BookCodec, Channel, TradeCodec, Venue
 from marketprism_ray.venues import VENUES
 
@@ -133,7 +136,7 @@ def ours(case: Case, *, rows: bool) -> float:
 
     def run() -> float:
         batcher = Batcher("bench", 0)
-        instrument = _unknown(case.venue, case.symbol)
+        instrument = unknown_instrument(case.venue, case.symbol)
         stream: Stream
         if isinstance(case.channel.codec, TradeCodec):
             stream = TradeStream(case.venue, case.channel, instrument, batcher)

@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from marketprism_ray.book_stream import BookStream
 from marketprism_ray.errors import FrameError, shorten
-from marketprism_ray.streams import DECODE_ERRORS, BookStream, FeedLink, Stream, TradeStream
+from marketprism_ray.streams import DECODE_ERRORS, FeedLink, Stream
 from marketprism_ray.sync import State
+from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import (
     Ack,
     Data,

@@ -1,4 +1,6 @@
-"""Writing raw frames down: the line format that ``replay`` reads, zstandard-compressed, flushed as it goes.
+"""Recordings of raw frames: write them, find them, read them.
+
+What we write is zstandard-compressed and flushed as it goes; what we read may be plain, gzip or zstandard.
 
 One JSON object a line: receive time ``t`` in seconds with nanoseconds, ``dir``, ``channel``, ``raw``. REST answers go
 to a second file, ``<name>.rest.jsonl.zst``, with their ``url``. A writer that is killed loses at most the last second;
@@ -7,18 +9,160 @@ what it left can be read.
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import msgspec
 import zstandard
 
 from marketprism_ray import __version__
+from marketprism_ray.errors import RecordingError, shorten
 from marketprism_ray.venue import Request, Venue
+from marketprism_ray.venues import VENUES
 
 FLUSH_S = 1.0
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+
+
+class Line(msgspec.Struct):
+    """One line of a recording. ``t`` is the receive time in seconds, exact."""
+
+    raw: str
+    t: Decimal | None = None
+    dir: str = "in"
+    channel: str = ""
+    url: str = ""
+
+
+_decode_line = msgspec.json.Decoder(Line).decode
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a file that stands for itself: line numbers from 1, inclusive; None means to the end."""
+
+    name: str
+    first_line: int = 1
+    last_line: int | None = None
+    rest_first_line: int | None = 1
+    rest_last_line: int | None = None
+
+
+def recordings(folder: Path) -> dict[Path, tuple[Venue, ...]]:
+    """Give the recordings of a folder and the venues that can read each.
+
+    Raises
+    ------
+    RecordingError
+        If the folder has none.
+    """
+    if not folder.is_dir():
+        raise RecordingError(f"{folder}: no such folder")
+    found: dict[Path, tuple[Venue, ...]] = {}
+    for path in sorted(folder.iterdir()):
+        stem = stem_of(path)
+        if stem is None or stem.endswith((".rest", ".examples")):
+            continue
+        named = tuple(v for v in VENUES.values() if stem.startswith(v.name))
+        venues = named or tuple(v for v in VENUES.values() if stem.startswith(v.recording))
+        if venues:
+            found[path] = venues
+    if not found:
+        known = ", ".join(sorted({f"{v.recording}*.jsonl[.gz|.zst]" for v in VENUES.values()}))
+        raise RecordingError(f"{folder}: no recording of a known venue; looked for {known}")
+    return found
+
+
+def stem_of(path: Path) -> str | None:
+    """Give a recording's name without its suffix; None if it has none of ours."""
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
+    """Give numbered lines of a recording.
+
+    Raises
+    ------
+    RecordingError
+        If a line that is not the last cannot be read. A last line that was cut short is left out.
+    """
+    number = 0
+    bad: str | None = None
+    try:
+        with _open(path) as stream:
+            for number, text in enumerate(stream, 1):
+                if bad is not None:
+                    raise RecordingError(bad)
+                if not text.strip():
+                    continue
+                try:
+                    line = _decode_line(text)
+                except msgspec.DecodeError as error:
+                    if number == 1 and text.startswith(b'{"header"'):
+                        continue
+                    bad = f"{path.name}: line {number}: {error}: {shorten(text)}"
+                    continue
+                yield number, line
+    except (EOFError, zstandard.ZstdError):
+        return  # the writer was killed: what could be read was given
+    except gzip.BadGzipFile as error:
+        raise RecordingError(f"{path.name}: not gzip: {error}") from error
+    if bad is not None and number == 1:
+        raise RecordingError(bad)
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".zst":
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True))
+    return path.open("rb")
+
+
+def segments_of(path: Path, expected: Mapping[str, Any] | None) -> list[Segment]:
+    """Give the segments of a file: from ``expected.json`` if it says, else one."""
+    entry = (expected or {}).get(path.name)
+    if not entry or "segments" not in entry:
+        return [Segment("all")]
+    return [
+        Segment(
+            item["id"],
+            item["first_line"],
+            item["last_line"],
+            item.get("rest_first_line"),
+            item.get("rest_last_line"),
+        )
+        for item in entry["segments"]
+    ]
+
+
+def read_expected(folder: Path) -> dict[str, Any] | None:
+    """Read ``expected.json``, if there is one.
+
+    Raises
+    ------
+    RecordingError
+        If it is not JSON.
+    """
+    path = folder / "expected.json"
+    if not path.exists():
+        return None
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise RecordingError(f"{path}: {error}") from error
+    return loaded
 
 
 class _Writer:

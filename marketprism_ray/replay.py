@@ -6,161 +6,30 @@ channel. They are in the venue's own units. There is no I/O here but reading fil
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, localcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import msgspec
-import zstandard
-
 from marketprism_ray.batching import Batch, Batcher, BatchLimits
-from marketprism_ray.errors import RecordingError, shorten
+from marketprism_ray.book_stream import BookStream
 from marketprism_ray.feed import Feed, FetchSnapshot
 from marketprism_ray.instruments import Instrument
-from marketprism_ray.streams import DECODE_ERRORS, BookStream, Stream, TradeStream
+from marketprism_ray.recording import (
+    SUFFIXES,
+    Line,
+    Segment,
+    read_expected,
+    read_lines,
+    recordings,
+    segments_of,
+    stem_of,
+)
+from marketprism_ray.streams import DECODE_ERRORS, Stream
+from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import BookCodec, Channel, Data, Delta, Follows, Snapshot, TradeCodec, Venue, WireLevel
-from marketprism_ray.venues import VENUES
-
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-
-
-class Line(msgspec.Struct):
-    """One line of a recording. ``t`` is the receive time in seconds, exact."""
-
-    raw: str
-    t: Decimal | None = None
-    dir: str = "in"
-    channel: str = ""
-    url: str = ""
-
-
-_decode_line = msgspec.json.Decoder(Line).decode
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A part of a file that stands for itself: line numbers from 1, inclusive; None means to the end."""
-
-    name: str
-    first_line: int = 1
-    last_line: int | None = None
-    rest_first_line: int | None = 1
-    rest_last_line: int | None = None
-
-
-def recordings(folder: Path) -> dict[Path, tuple[Venue, ...]]:
-    """Give the recordings of a folder and the venues that can read each.
-
-    Raises
-    ------
-    RecordingError
-        If the folder has none.
-    """
-    if not folder.is_dir():
-        raise RecordingError(f"{folder}: no such folder")
-    found: dict[Path, tuple[Venue, ...]] = {}
-    for path in sorted(folder.iterdir()):
-        stem = _stem(path)
-        if stem is None or stem.endswith((".rest", ".examples")):
-            continue
-        named = tuple(v for v in VENUES.values() if stem.startswith(v.name))
-        venues = named or tuple(v for v in VENUES.values() if stem.startswith(v.recording))
-        if venues:
-            found[path] = venues
-    if not found:
-        known = ", ".join(sorted({f"{v.recording}*.jsonl[.gz|.zst]" for v in VENUES.values()}))
-        raise RecordingError(f"{folder}: no recording of a known venue; looked for {known}")
-    return found
-
-
-def _stem(path: Path) -> str | None:
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if path.name.endswith(suffix):
-            return path.name[: -len(suffix)]
-    return None
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
-    """Give numbered lines of a recording.
-
-    Raises
-    ------
-    RecordingError
-        If a line that is not the last cannot be read. A last line that was cut short is left out.
-    """
-    number = 0
-    bad: str | None = None
-    try:
-        with _open(path) as stream:
-            for number, text in enumerate(stream, 1):
-                if bad is not None:
-                    raise RecordingError(bad)
-                if not text.strip():
-                    continue
-                try:
-                    line = _decode_line(text)
-                except msgspec.DecodeError as error:
-                    if number == 1 and text.startswith(b'{"header"'):
-                        continue
-                    bad = f"{path.name}: line {number}: {error}: {shorten(text)}"
-                    continue
-                yield number, line
-    except (EOFError, zstandard.ZstdError):
-        return  # the writer was killed: what could be read was given
-    except gzip.BadGzipFile as error:
-        raise RecordingError(f"{path.name}: not gzip: {error}") from error
-    if bad is not None and number == 1:
-        raise RecordingError(bad)
-
-
-def _open(path: Path) -> io.BufferedIOBase:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".zst":
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True))
-    return path.open("rb")
-
-
-def segments_of(path: Path, expected: Mapping[str, Any] | None) -> list[Segment]:
-    """Give the segments of a file: from ``expected.json`` if it says, else one."""
-    entry = (expected or {}).get(path.name)
-    if not entry or "segments" not in entry:
-        return [Segment("all")]
-    return [
-        Segment(
-            item["id"],
-            item["first_line"],
-            item["last_line"],
-            item.get("rest_first_line"),
-            item.get("rest_last_line"),
-        )
-        for item in entry["segments"]
-    ]
-
-
-def read_expected(folder: Path) -> dict[str, Any] | None:
-    """Read ``expected.json``, if there is one.
-
-    Raises
-    ------
-    RecordingError
-        If it is not JSON.
-    """
-    path = folder / "expected.json"
-    if not path.exists():
-        return None
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise RecordingError(f"{path}: {error}") from error
-    return loaded
 
 
 class Replay:
@@ -217,7 +86,7 @@ class Replay:
         channel, venue = self._channel(name, symbol)
         if channel is None:
             return None
-        instrument = self._instruments.get(symbol) or _unknown(venue, symbol)
+        instrument = self._instruments.get(symbol) or unknown_instrument(venue, symbol)
         stream: Stream
         if isinstance(channel.codec, TradeCodec):
             stream = TradeStream(venue, channel, instrument, self.batcher)
@@ -458,7 +327,7 @@ def _level(levels: Sequence[WireLevel]) -> list[str] | None:
     return [levels[0].price, levels[0].quantity] if levels else None
 
 
-def _unknown(venue: Venue, symbol: str) -> Instrument:
+def unknown_instrument(venue: Venue, symbol: str) -> Instrument:
     """Stand in for an instrument whose metadata was not recorded: the venue's own name and units."""
     return Instrument(
         exchange_name=venue.name,
@@ -474,7 +343,7 @@ def _unknown(venue: Venue, symbol: str) -> Instrument:
 
 def replay_file(path: Path, venues: Sequence[Venue], segments: Sequence[Segment]) -> list[dict[str, Any]]:
     """Replay a recording, segment by segment: nothing is carried over a border."""
-    stem = _stem(path)
+    stem = stem_of(path)
     siblings = [path.with_name(f"{stem}.rest{suffix}") for suffix in SUFFIXES]
     rest_path = next((sibling for sibling in siblings if sibling.exists()), None)
     rest = list(read_lines(rest_path)) if rest_path is not None else []

@@ -14,6 +14,7 @@ from itertools import islice
 import structlog
 
 from marketprism_ray.batching import Batch, Batcher, BatchLimits
+from marketprism_ray.book_stream import BookStream
 from marketprism_ray.budget import RequestBudget
 from marketprism_ray.config import Config, Exchange
 from marketprism_ray.connection import Connection, ConnectionSettings, Pacer
@@ -21,7 +22,8 @@ from marketprism_ray.errors import ConfigError
 from marketprism_ray.feed import Feed, FeedSettings
 from marketprism_ray.instruments import Instrument, InstrumentTable
 from marketprism_ray.rest import RestClient, RestSettings
-from marketprism_ray.streams import BookStream, RecordStream, Stream, TradeStream
+from marketprism_ray.streams import RecordStream, Stream
+from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import BookCodec, Request, TradeCodec, Venue
 from marketprism_ray.venues import VENUES
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
+from marketprism_ray.book_stream import BookStream
 from marketprism_ray.budget import SECOND, CircuitBreaker, RequestBudget
 from marketprism_ray.config import Config, validate
 from marketprism_ray.connection import ConnectionSettings, backoff
@@ -22,7 +23,7 @@ from marketprism_ray.rest import RestClient, RestSettings
 from marketprism_ray.session import Session, Shard
 from marketprism_ray.simulator.server import Simulator
 from marketprism_ray.simulator.wire import Fault
-from marketprism_ray.streams import BookStream, TradeStream
+from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import Budget, Request
 from marketprism_ray.venues import VENUES
 

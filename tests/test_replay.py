@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from marketprism_ray.errors import RecordingError
-from marketprism_ray.replay import read_lines, replay_folder
+from marketprism_ray.recording import read_lines
+from marketprism_ray.replay import replay_folder
 
 NOT_YET_READ = ("kline", "bookTicker", "tickers")
 

@@ -7,8 +7,9 @@ import pytest
 from conftest import instrument
 
 from marketprism_ray.batching import Batch, Batcher, BatchLimits
+from marketprism_ray.book_stream import BookStream
 from marketprism_ray.feed import Feed, FeedSettings, FetchSnapshot, FetchTrades, Finished, Reconnect, Replace, Send
-from marketprism_ray.streams import BookStream, TradeStream
+from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venues import VENUES
 
 SPOT = VENUES["binance_spot"]

@@ -1,0 +1,205 @@
+"""An order book and its changes: drives a `BookSync`, publishes its best levels, writes down what is lost."""
+
+from __future__ import annotations
+
+from marketprism_ray.batching import Batcher, BookRow
+from marketprism_ray.errors import shorten
+from marketprism_ray.instruments import Instrument
+from marketprism_ray.streams import DECODE_ERRORS, FeedLink, Stream
+from marketprism_ray.sync import BookSync, State
+from marketprism_ray.venue import BookCodec, Channel, Delta, Venue
+
+
+class BookStream(Stream):
+    """An order book and its changes."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        channel: Channel,
+        instrument: Instrument,
+        batcher: Batcher,
+        *,
+        keep: int | None,
+        depth: int = 400,
+        interval_s: float = 1.0,
+        keep_deltas: bool = True,
+    ) -> None:
+        super().__init__(venue, channel, instrument, batcher)
+        assert isinstance(channel.codec, BookCodec)
+        self.codec = channel.codec
+        self.depth = depth
+        self.interval_ns = int(interval_s * 1e9)
+        self.next_publish = 0
+        self.published = 0
+        self.gaps_opened = 0
+        self._keep = keep
+        self._keep_deltas = keep_deltas
+        self._deltas = batcher.deltas
+        self._books = batcher.books
+        self._open: tuple[str, int, int] | None = None
+        self._decode = channel.codec.decode
+        self.sync = BookSync(self.codec, self, keep)
+        self._standby: BookSync | None = None
+
+    @property
+    def watermark(self) -> tuple[int, int] | None:
+        """Update id and time of the book."""
+        return (self.sync.last, self._ns(self.sync.last_time)) if self.sync.is_live else None
+
+    def _ns(self, time: int) -> int:
+        return time * self.codec.time_ns
+
+    @property
+    def is_ready(self) -> bool:
+        """True when the book is live."""
+        return self.sync.state is State.LIVE
+
+    def resume(self, last: int, time: int) -> None:
+        """Write down what a lost predecessor left open."""
+        self.sync.resume(last, time)
+
+    def frame(self, raw: bytes, received: int) -> None:
+        """Decode and hand to the state machine."""
+        self.frames += 1
+        try:
+            for delta in self._decode(raw):
+                self.sync.delta(delta, received)
+        except DECODE_ERRORS as error:
+            self.bad_frame(raw, error)
+            self.sync.broken("malformed", shorten(str(error)))
+
+    # --- planned replacement: the new connection builds a book of its own and takes over when it is live ---
+
+    def start_standby(self, link: FeedLink) -> None:
+        """Begin a second book on a replacement connection."""
+        self._standby = BookSync(self.codec, _StandbyOutputs(self, link), self._keep)
+        if not self.codec.pushes_snapshot:
+            self._standby.subscribed()
+
+    def standby_frame(self, raw: bytes, received: int) -> None:
+        """Feed the second book."""
+        if self._standby is None:
+            return
+        try:
+            for delta in self._decode(raw):
+                self._standby.delta(delta, received)
+        except DECODE_ERRORS as error:
+            self.bad_frame(raw, error)
+            self._standby.broken("malformed", shorten(str(error)))
+
+    @property
+    def standby_is_live(self) -> bool:
+        """True when the second book could take over."""
+        return self._standby is not None and self._standby.state is State.LIVE
+
+    def of(self, link: FeedLink) -> BookSync:
+        """Give the book that a feed drives."""
+        return self._standby if self._standby is not None and link is not self.feeds[0] else self.sync
+
+    def promoted(self) -> None:
+        """Let the second book take over; what the first one had lost stays lost."""
+        if self._standby is not None:
+            if self.sync.state is State.LIVE and self._standby.state is not State.LIVE:
+                self.gap_opened("disconnected", self.sync.last, self.sync.last_time)
+            self.sync, self._standby = self._standby, None
+            if self._open is not None and self.sync.is_live:
+                self.gap_closed(self.sync.last, self.sync.last_time, self.feed.now)
+            self.sync.hand_over(self, gap_is_open=self._open is not None)
+
+    def closed(self, reason: str) -> None:
+        """Hear that the connection is gone."""
+        self.sync.closed(reason)
+
+    def rejected(self, sequence: int, error: str) -> None:
+        """Throw the book away: a level of an applied change was no number after all."""
+        self._failed(error)
+        self.sync.broken("malformed", shorten(error))
+
+    # --- outputs of the state machine ---
+
+    def delta(self, delta: Delta, previous: int, received: int) -> None:
+        """Keep an applied change."""
+        if self._keep_deltas:
+            buffer = self._deltas
+            buffer.owners.append(self)
+            buffer.rows.append((previous, delta, self.codec.time_ns))
+            buffer.received.append(received)
+            buffer.bytes += 100 + 50 * (len(delta.bids) + len(delta.asks))
+
+    def fetch_snapshot(self, attempt: int) -> None:
+        """Ask for a snapshot."""
+        self.feed.fetch_snapshot(self, attempt)
+
+    def resubscribe(self) -> None:
+        """Ask the venue for a new snapshot."""
+        self.feed.resubscribe(self, "book")
+
+    def gap_opened(self, reason: str, last: int, time: int) -> None:
+        """Write down that the chain broke."""
+        self.gaps_opened += 1
+        self._open = (reason, last, time)
+        self._gap(
+            self.feed.now if self.feeds else self._ns(time),
+            data_type="orderbook_delta",
+            reason=reason,
+            opened_at=self._ns(time),
+            first_missing=last + 1,
+        )
+
+    def gap_closed(self, first: int, time: int, received: int) -> None:
+        """Write down that the book is live again; venues do not give back lost changes."""
+        if self._open is None:
+            return
+        reason, last, opened_at = self._open
+        self._open = None
+        self._gap(
+            received,
+            data_type="orderbook_delta",
+            reason=reason,
+            opened_at=self._ns(opened_at),
+            closed_at=self._ns(time),
+            first_missing=last + 1,
+            last_missing=first,
+            status="unrepairable",
+        )
+
+    def publish(self, now: int) -> None:
+        """Publish the book if it is live, due and changed."""
+        if now < self.next_publish:
+            return
+        sync = self.sync
+        if sync.state is not State.LIVE or not sync.changed:
+            return
+        sync.changed = False
+        self.next_publish = now + self.interval_ns
+        bids, asks = sync.book.top(self.depth)
+        buffer = self._books
+        buffer.owners.append(self)
+        buffer.rows.append(BookRow(sync.last, self._ns(sync.last_time), bids, asks, self.depth))
+        buffer.received.append(now)
+        buffer.bytes += 50 * (len(bids) + len(asks))
+        self.published += 1
+
+
+class _StandbyOutputs:
+    """Outputs of a second book: its changes are kept, its troubles are not gaps of the stream."""
+
+    def __init__(self, stream: BookStream, link: FeedLink) -> None:
+        self._stream = stream
+        self._link = link
+
+    def delta(self, delta: Delta, previous: int, received: int) -> None:
+        self._stream.delta(delta, previous, received)
+
+    def fetch_snapshot(self, attempt: int) -> None:
+        self._link.fetch_snapshot(self._stream, attempt)
+
+    def resubscribe(self) -> None:
+        self._link.resubscribe(self._stream, "book")
+
+    def gap_opened(self, reason: str, last: int, time: int) -> None:
+        """Nothing is lost: the first book still counts."""
+
+    def gap_closed(self, first: int, time: int, received: int) -> None:
+        """Nothing was open."""

@@ -1,0 +1,292 @@
+"""Trades with a contiguous sequence: every hole is written down, fetched from the venue's history and closed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from marketprism_ray.batching import Batcher
+from marketprism_ray.errors import FrameError, shorten
+from marketprism_ray.instruments import Instrument
+from marketprism_ray.streams import DECODE_ERRORS, Stream
+from marketprism_ray.venue import Channel, TradeCodec, Venue
+
+HELD_TRADES = 20_000
+OPEN_GAPS = 200
+RESET_AFTER_NS = 60_000_000_000
+"""An id below the last one, on a trade this much newer, means that the venue started its ids afresh."""
+
+
+@dataclass(slots=True)
+class TradeGap:
+    """A hole in a trade stream that may still be filled: what is left of it is ``low`` to ``high``."""
+
+    opened_at: int
+    closed_at: int
+    first: int
+    last: int
+    reason: str
+    low: int
+    high: int
+    repaired: int = 0
+
+
+class TradeStream(Stream):
+    """Trades with a contiguous sequence."""
+
+    def __init__(self, venue: Venue, channel: Channel, instrument: Instrument, batcher: Batcher) -> None:
+        super().__init__(venue, channel, instrument, batcher)
+        assert isinstance(channel.codec, TradeCodec)
+        self.codec = channel.codec
+        self.last: int | None = None
+        self.duplicates = 0
+        self.missing = 0
+        self.repaired = 0
+        self.gaps: deque[TradeGap] = deque()
+        self._held: deque[tuple[Any, int]] = deque()
+        self._break = "sequence"
+        self._covers = channel.codec.covers
+        self._resumed_time = 0
+        self._resume_from: int | None = None
+        self._last_trade: Any = None
+        self._decode = channel.codec.decode
+        self._decode_one: Callable[[bytes], Any] = channel.codec.decode_one or channel.codec.decode
+        # The lists of a buffer are emptied in place, so their methods can be kept.
+        buffer = batcher.trades(channel.codec)
+        self._add_owner = buffer.owners.append
+        self._add_row = buffer.rows.append
+        self._add_received = buffer.received.append
+
+    @property
+    def last_time(self) -> int:
+        """Time of the last accepted trade, venue units."""
+        return self._resumed_time if self._last_trade is None else int(self._last_trade.time)
+
+    @property
+    def handler(self) -> Callable[[bytes, int], None]:
+        """What takes data frames while this stream's feed counts."""
+        return self.frame if self.codec.decode_one is None else self.frame_of_one
+
+    @property
+    def watermark(self) -> tuple[int, int] | None:
+        """Last accepted sequence and its time, ns."""
+        return None if self.last is None else (self.last, self.last_time * self.codec.time_ns)
+
+    @property
+    def is_ready(self) -> bool:
+        """A quiet instrument has no trades: an accepted subscription is enough."""
+        return True
+
+    def resume(self, last: int, time: int) -> None:
+        """Continue after a predecessor whose last durable trade was ``last`` (at ``time`` ns)."""
+        self._resume_from = last
+        self._resumed_time = time // self.codec.time_ns
+        self._break = "collector_lost"
+
+    def frame(self, raw: bytes, received: int) -> None:
+        """Decode, check the sequence, keep."""
+        self.frames += 1
+        try:
+            trades = self._decode(raw)
+        except DECODE_ERRORS as error:
+            self._break = "malformed"
+            self.bad_frame(raw, error)
+            return
+        for trade in trades:
+            self._take(trade, received)
+
+    def frame_of_one(self, raw: bytes, received: int) -> None:
+        """Do what `frame` does, for channels that send one trade a frame: the hot path."""
+        self.frames += 1
+        try:
+            trade = self._decode_one(raw).data
+        except DECODE_ERRORS as error:
+            self._break = "malformed"
+            self.bad_frame(raw, error)
+            return
+        sequence = trade.sequence
+        if sequence - 1 != self.last and not self._out_of_step(trade, received):
+            return
+        self.last = sequence
+        self._last_trade = trade
+        self._add_owner(self)
+        self._add_row(trade)
+        self._add_received(received)
+
+    def standby_frame(self, raw: bytes, received: int) -> None:
+        """Hold trades until the feed that counts has delivered up to them."""
+        try:
+            trades = self._decode(raw)
+        except DECODE_ERRORS as error:
+            self.bad_frame(raw, error)
+            return
+        self._held.extend((trade, received) for trade in trades)
+        self.release_held()
+        while len(self._held) > HELD_TRADES:
+            self._take(*self._held.popleft())
+
+    def release_held(self) -> bool:
+        """Take held trades that follow; True if none is left."""
+        while self._held:
+            trade, received = self._held[0]
+            if self.last is not None and self._first(trade) > self.last + 1:
+                return False
+            self._held.popleft()
+            self._take(trade, received)
+        return True
+
+    def promoted(self) -> None:
+        """Let the replacement count: what is still missing before held trades is a gap."""
+        while self._held:
+            self._take(*self._held.popleft())
+
+    def closed(self, reason: str) -> None:
+        """Remember why the next trade may not follow."""
+        self._break = reason
+
+    def _first(self, trade: Any) -> int:
+        covers = self._covers
+        return int(trade.sequence if covers is None else trade.sequence - covers(trade) + 1)
+
+    def _take(self, trade: Any, received: int) -> None:
+        if trade.sequence - 1 != self.last and not self._out_of_step(trade, received):
+            return
+        self.last = trade.sequence
+        self._last_trade = trade
+        self._add_owner(self)
+        self._add_row(trade)
+        self._add_received(received)
+
+    def _out_of_step(self, trade: Any, received: int) -> bool:
+        """Deal with a trade that does not simply follow; True if it is to be taken."""
+        last = self.last
+        first = self._first(trade)
+        if last is None:
+            if self._resume_from is None:
+                return True
+            last, self._resume_from = self._resume_from, None
+            self.last = last
+            if first == last + 1:
+                # The coordinator has written down a hole that turns out to be none.
+                moment = self.last_time * self.codec.time_ns
+                self._write(
+                    TradeGap(moment, trade.time * self.codec.time_ns, first, last, self._break, 0, 0),
+                    "repaired",
+                    received,
+                )
+                self._break = "sequence"
+        if first == last + 1:
+            return True
+        if trade.sequence <= last:
+            if (trade.time - self.last_time) * self.codec.time_ns < RESET_AFTER_NS:
+                self.duplicates += 1
+                return False
+            self._gap(
+                received,
+                data_type="trade",
+                reason="sequence_reset",
+                opened_at=self.last_time * self.codec.time_ns,
+                closed_at=trade.time * self.codec.time_ns,
+                first_missing=last + 1,
+                status="unrepairable",
+            )
+            return True
+        reason, self._break = self._break, "sequence"
+        self._open(
+            TradeGap(
+                self.last_time * self.codec.time_ns,
+                trade.time * self.codec.time_ns,
+                last + 1,
+                first - 1,
+                reason,
+                last + 1,
+                first - 1,
+            ),
+            received,
+        )
+        return True
+
+    def rejected(self, sequence: int, error: str) -> None:
+        """Write down that a trade arrived and could not be kept."""
+        self._failed(error)
+        moment = self.last_time * self.codec.time_ns
+        self._open(TradeGap(moment, moment, sequence, sequence, "malformed", sequence, sequence), self.last_received)
+
+    # --- gaps ---
+
+    def _open(self, gap: TradeGap, received: int) -> None:
+        self.missing += gap.last - gap.first + 1
+        self._write(gap, "open", received)
+        history = self.venue.trade_history
+        if history is None:
+            return
+        if len(self.gaps) >= OPEN_GAPS:
+            return  # it stays open in the store, where a later repair finds it
+        self.gaps.append(gap)
+        if len(self.gaps) == 1:
+            self._fetch()
+
+    def _fetch(self) -> None:
+        history = self.venue.trade_history
+        if self.gaps and history is not None and self.feeds:
+            gap = self.gaps[0]
+            self.feed.fetch_trades(self, history.request(self.instrument, gap.low, gap.high))
+
+    def history(self, body: bytes, received: int) -> None:
+        """Take one page of past trades.
+
+        Raises
+        ------
+        VenueError
+            If the page cannot be understood.
+        """
+        history = self.venue.trade_history
+        if not self.gaps or history is None:
+            return
+        gap = self.gaps[0]
+        try:
+            page = sorted(history.decode(body), key=lambda trade: int(trade.sequence))
+        except DECODE_ERRORS as error:
+            raise FrameError(f"{self.key}: history page: {error} in {shorten(body)}") from error
+        wanted = [trade for trade in page if gap.low <= trade.sequence <= gap.high]
+        buffer = self.batcher.trades(self.codec, "backfill")
+        for trade in wanted:
+            buffer.owners.append(self)
+            buffer.rows.append(trade)
+            buffer.received.append(received)
+        buffer.bytes += 150 * len(wanted)
+        gap.repaired += len(wanted)
+        self.repaired += len(wanted)
+        if wanted and history.newest_first:
+            gap.high = wanted[0].sequence - 1
+        elif wanted:
+            gap.low = wanted[-1].sequence + 1
+        if not wanted or gap.low > gap.high:
+            self.gaps.popleft()
+            # What the venue does not give back stays open and visible.
+            whole = gap.repaired == gap.last - gap.first + 1
+            self._write(gap, "repaired" if whole else "open", received)
+        self._fetch()
+
+    def history_failed(self, error: str) -> None:
+        """Leave the gap open; it is in the store for a later repair."""
+        self.last_error = f"{self.key}: history: {error}"
+        if self.gaps:
+            self.gaps.popleft()
+        self._fetch()
+
+    def _write(self, gap: TradeGap, status: Any, received: int) -> None:
+        self._gap(
+            received,
+            data_type="trade",
+            reason=gap.reason,
+            opened_at=gap.opened_at,
+            closed_at=gap.closed_at,
+            first_missing=gap.first,
+            last_missing=gap.last,
+            missing_count=gap.last - gap.first + 1,
+            repaired_count=gap.repaired,
+            status=status,
+        )
