@@ -13,6 +13,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
@@ -55,6 +56,21 @@ class Networking(_Section):
     )
     proxy_user: str | None = None
     proxy_password: str | None = Field(None, description="from MARKETPRISM_NETWORKING__PROXY_PASSWORD only")
+
+    @field_validator("proxy")
+    @classmethod
+    def _known_proxy(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "socks5://", "socks5h://")):
+            raise ValueError("give http://host:port, socks5://host:port or socks5h://host:port")
+        return value
+
+    @property
+    def proxy_url(self) -> str | None:
+        """The proxy with its credentials; None leaves it to the environment."""
+        if self.proxy is None or self.proxy_user is None:
+            return self.proxy
+        scheme, _, host = self.proxy.partition("://")
+        return f"{scheme}://{quote(self.proxy_user, safe='')}:{quote(self.proxy_password or '', safe='')}@{host}"
 
 
 class OrderBook(_Section):

@@ -63,7 +63,7 @@ def make_rest(venue: Venue, exchange: Exchange, config: Config, *, share: float 
     return RestClient(
         venue,
         exchange.endpoints.get("rest"),
-        RestSettings(timeout_s=networking.request_timeout_s, proxy=networking.proxy),
+        RestSettings(timeout_s=networking.request_timeout_s, proxy=networking.proxy_url),
         RequestBudget(venue.rest.budgets, share=share),
     )
 
@@ -196,7 +196,7 @@ class Session:
                 backoff_max_s=networking.backoff_max_s,
                 max_frame_bytes=networking.max_frame_bytes,
                 compression=networking.compression,
-                proxy=networking.proxy,
+                proxy=networking.proxy_url,
                 replace_margin_s=networking.replace_margin_s,
             ),
             name=name,

@@ -35,6 +35,7 @@ SCENARIOS = {
     "kill-collector": "SIGKILL to a collector process while its venue goes on",
     "kill-clickhouse-sink": "SIGKILL to the ClickHouse sink's process",
     "kill-nats-server": "SIGKILL to nats-server; its supervisor starts it again",
+    "kill-coordinator": "SIGKILL to the coordinator's process, then to a collector's",
     "disconnect": "every socket of one venue is cut",
     "drop-delta": "book changes of two venues are lost on the wire",
 }
@@ -106,6 +107,12 @@ class Drill:
         os.kill(collector["pid"], signal.SIGKILL)
         self._note(f"collector {collector['shard']} killed")
 
+    def kill_coordinator(self) -> None:
+        """Kill the coordinator's process; Ray restarts it, and it must still replace what dies."""
+        os.kill(self._system.status()["pid"], signal.SIGKILL)
+        self._note("coordinator killed")
+        self.kill_collector()
+
     def kill_sink(self) -> None:
         """Kill the ClickHouse sink's process."""
         sink = next(s for s in self._system.status()["sinks"] if s["kind"] == "clickhouse")
@@ -137,6 +144,7 @@ class Drill:
             "kill-collector": self.kill_collector,
             "kill-clickhouse-sink": self.kill_sink,
             "kill-nats-server": self.kill_nats,
+            "kill-coordinator": self.kill_coordinator,
             "disconnect": self.disconnect,
             "drop-delta": self.drop_delta,
         }
@@ -316,6 +324,7 @@ def prove(scenario: str, seconds: float, rate: float, as_json: bool, data_dir: P
       kill-collector        SIGKILL to a collector process
       kill-clickhouse-sink  SIGKILL to the ClickHouse sink's process
       kill-nats-server      SIGKILL to nats-server
+      kill-coordinator      SIGKILL to the coordinator, then to a collector
       disconnect            every socket of one venue is cut
       drop-delta            book changes are lost on the wire
 

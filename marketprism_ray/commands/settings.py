@@ -60,7 +60,7 @@ async def _connect_all(config: Config) -> bool:
             url = exchange.endpoints.get(endpoint) or default
             try:
                 async with asyncio.timeout(config.networking.connect_timeout_s):
-                    socket = await connect_socket(url, proxy=config.networking.proxy or True)
+                    socket = await connect_socket(url, proxy=config.networking.proxy_url or True)
                     await socket.close()
                 report(f"{name} {endpoint} {url}", None)
             except (OSError, TimeoutError, WebSocketException) as error:
