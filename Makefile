@@ -43,6 +43,7 @@ check: lint types test
 
 bench: install
 	$(BIN)/python benchmarks/hot_path.py
+	$(BIN)/python benchmarks/pipeline.py
 
 docs: install
 	$(BIN)/python -m marketprism_ray.readme

@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -28,6 +29,15 @@ from marketprism_ray.session import Session, Shard, Watermark
 FLUSH_S = 0.005
 CALL_ROWS = 20_000
 """Rows that one call carries at most."""
+
+
+def _resident_bytes() -> int | None:
+    """Give this process's resident memory; None where /proc does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Lane:
@@ -245,6 +255,7 @@ class Collector:
             "state": self._state,
             "error": self._error,
             "retained_bytes": self._retained,
+            "resident_bytes": _resident_bytes(),
             "paused": self._paused,
             "lanes": {lane.kind: {"rows": lane.rows, "retries": lane.retries} for lane in self._lanes},
         }

@@ -13,6 +13,7 @@ from typing import Any
 import nats.errors
 import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from marketprism_ray.encoding import decode_json
 from marketprism_ray.errors import BookError, MarketPrismError, shorten
@@ -147,14 +148,14 @@ async def stream_records(settings: NatsSettings, subject: str) -> list[dict[str,
     client = await connect_nats(settings)
     try:
         stream = client.jetstream(timeout=10)
-        subscription = await stream.pull_subscribe(subject, stream=settings.stream)
+        # Nothing is acknowledged: an explicit policy would stop after 1000 messages.
+        reading = ConsumerConfig(ack_policy=AckPolicy.NONE, inactive_threshold=30)
+        subscription = await stream.pull_subscribe(subject, stream=settings.stream, config=reading)
         found: list[dict[str, Any]] = []
         pending = (await subscription.consumer_info()).num_pending
         while len(found) < pending:
-            batch = await subscription.fetch(min(1000, pending - len(found)), timeout=10)
-            for message in batch:
+            for message in await subscription.fetch(min(1000, pending - len(found)), timeout=10):
                 found.append(decode_json(message.data))
-            await batch[-1].ack()
         return found
     except (nats.errors.Error, TimeoutError) as error:
         raise MarketPrismError(f"NATS: reading {subject}: {type(error).__name__}: {error}") from error

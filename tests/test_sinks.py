@@ -154,10 +154,10 @@ def test_a_wrong_query_gives_the_servers_message(clickhouse: ClickHouseSettings)
 async def test_published_rows_are_on_the_stream_once_even_if_published_twice(servers: EmbeddedServers) -> None:
     sink = NatsSink(NatsSettings((servers.nats_url,), window=50))
     await sink.open()
-    assert await sink.write([trades(1, 300)], "a") == 300
-    assert await sink.write([trades(201, 400)], "b") == 100
+    assert await sink.write([trades(1, 3000)], "a") == 3000
+    assert await sink.write([trades(2001, 4000)], "b") == 1000
     found = await stream_records(sink.settings, "trades-data.okx_derivatives.>")
-    assert [record["sequence"] for record in found] == list(range(1, 401))
+    assert [record["sequence"] for record in found] == list(range(1, 4001))
     assert found[0]["price"] == Decimal("91249.9")
     await sink.close()
 

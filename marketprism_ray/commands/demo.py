@@ -194,6 +194,8 @@ def run(*, seconds: float, rate: float, scenario: str | None, chaos: bool, quiet
                 wait_for_quiet(simulator, store)
                 status = system.status()
                 verdict.frames = sum(c.get("frames", 0) for c in status["collectors"])
+                sizes = [c["resident_bytes"] for c in status["collectors"] if c.get("resident_bytes")]
+                verdict.collector_mib = max(sizes) >> 20 if sizes else None
                 verdict.latency_ms = latency.percentiles()
                 judge(simulator, store, system.settings["nats"], verdict)
                 store.close()
