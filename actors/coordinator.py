@@ -21,7 +21,7 @@ from actors.collector import Collector
 from actors.options import actor_name
 from actors.sinks import Delivery, SinkActor
 from marketprism_ray import __version__
-from marketprism_ray.config import Config
+from marketprism_ray.config import Config, Exchange
 from marketprism_ray.errors import MarketPrismError
 from marketprism_ray.logs import configure
 from marketprism_ray.metrics import Publisher
@@ -199,28 +199,40 @@ class Coordinator:
             self._background("plan", self._plan_all())
 
     async def _plan_all(self) -> None:
-        """Turn symbols and patterns of the config into shards; needs the venues' instruments."""
+        """Turn symbols and patterns of the config into shards; needs the venues' instruments.
+
+        A venue that cannot be reached holds up no other: it keeps the shards it had and is asked again.
+        """
         planned: dict[str, Shard] = {}
+        failed: list[MarketPrismError] = []
         for name, exchange in self._config.exchanges.items():
             if not exchange.enabled:
                 continue
-            venue = VENUES[name]
-            rest = make_rest(venue, exchange, self._config)
-            await rest.open()
             try:
-                table = await fetch_instruments(venue, rest)
-            finally:
-                await rest.close()
-            symbols = sorted(i.symbol_name for i in table.resolve(exchange.symbols))
-            data_types = [t for t in exchange.data_types if t != "orderbook_delta"]
-            for shard in plan_shards(
-                name, symbols, data_types, self._config.cluster.streams_per_collector, self._shards
-            ):
-                planned[shard.name] = shard
-        self._shards = planned
-        self._planned = True
-        self._save()
-        self._note(f"planned {len(planned)} shards, {sum(len(s.streams) for s in planned.values())} streams")
+                shards = await self._plan_venue(name, exchange)
+            except MarketPrismError as error:
+                failed.append(error)
+                shards = [shard for shard in self._shards.values() if shard.venue == name]
+            planned.update((shard.name, shard) for shard in shards)
+        if planned != self._shards:
+            self._shards = planned
+            self._save()
+            self._note(f"planned {len(planned)} shards, {sum(len(s.streams) for s in planned.values())} streams")
+        self._planned = not failed
+        if failed:
+            raise failed[0]
+
+    async def _plan_venue(self, name: str, exchange: Exchange) -> list[Shard]:
+        venue = VENUES[name]
+        rest = make_rest(venue, exchange, self._config)
+        await rest.open()
+        try:
+            table = await fetch_instruments(venue, rest)
+        finally:
+            await rest.close()
+        symbols = sorted(i.symbol_name for i in table.resolve(exchange.symbols))
+        data_types = [t for t in exchange.data_types if t != "orderbook_delta"]
+        return plan_shards(name, symbols, data_types, self._config.cluster.streams_per_collector, self._shards)
 
     # --- what is observed ---
 
@@ -248,7 +260,9 @@ class Coordinator:
         actor.status = status
         if actor.kind == "collector":
             if status["version"] != __version__:
-                raise MarketPrismError(f"{actor.name} runs version {status['version']}, this is {__version__}")
+                self._lost(actor, f"it runs version {status['version']}, this is {__version__}")
+                self._cluster.kill(handle)
+                return
             actor.epoch = max(actor.epoch, status["epoch"])
             if status["state"] in ("failed", "lapsed"):
                 self._lost(actor, status["error"] or status["state"])

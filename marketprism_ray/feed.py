@@ -28,6 +28,8 @@ from marketprism_ray.venue import (
 )
 
 SECOND = 1_000_000_000
+REQUESTS_REMEMBERED = 1_000
+"""Subscribe messages whose answers we can place; venues that name streams in their answers need none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +310,8 @@ class Feed:
     def _send_subscribe(self, keys: list[str]) -> None:
         self._request_id += 1
         self._requests[str(self._request_id)] = tuple(keys)
+        while len(self._requests) > REQUESTS_REMEMBERED:
+            del self._requests[next(iter(self._requests))]
         self.actions.append(Send(self.venue.subscribe(keys, self._request_id)))
         for key in keys:
             subscription = self._subscriptions[key]

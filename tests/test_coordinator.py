@@ -1,0 +1,90 @@
+"""The coordinator as a plain class: a venue that cannot be reached holds up no other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from actors.coordinator import Coordinator
+from marketprism_ray.config import validate
+from marketprism_ray.simulator.server import Simulator
+
+
+class Cluster:
+    """Starts nothing, but remembers; every call is answered as a live sink or collector would."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, str]] = []
+        self.alive: dict[str, str] = {}
+        self.calls: list[tuple[str, str]] = []
+
+    def start(self, kind: str, name: str, plain: type, *arguments: Any) -> str:
+        self.started.append((kind, name))
+        self.alive[name] = kind
+        return name
+
+    def find(self, name: str) -> str | None:
+        return name if name in self.alive else None
+
+    async def call(self, handle: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        self.calls.append((handle, method))
+        if method == "fence":
+            return {}
+        if method == "status":
+            return {"open": True, "watermarks": {}, "kind": handle}
+        if method == "renew":
+            return {
+                "version": "0.1.0",
+                "epoch": 1,
+                "state": "live",
+                "error": "",
+                "shard": handle.partition("collector-")[2],
+            }
+        return True
+
+    def kill(self, handle: str) -> None:
+        self.alive.pop(handle, None)
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(15):
+        while not check():  # noqa: ASYNC110 - the control loop changes it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_venue_that_cannot_be_reached_is_reported_and_holds_up_no_other(tmp_path: Path) -> None:
+    simulator = Simulator(("okx_spot",), rate=10)
+    await simulator.start()
+    config = validate(
+        {
+            "system": {"data_dir": str(tmp_path), "log_level": "error"},
+            "cluster": {"step_s": 0.1},
+            "networking": {"request_timeout_s": 0.3},
+            "exchanges": {
+                "binance_spot": {"symbols": ["*"], "endpoints": {"rest": "http://127.0.0.1:9"}},
+                "okx_spot": {"symbols": ["BTC-*"], "endpoints": simulator.endpoints()["okx_spot"]},
+            },
+        },
+        "test",
+    )
+    cluster = Cluster()
+    coordinator = Coordinator(config, {}, cluster=cluster)  # type: ignore[arg-type]
+    collector = ("collector", "marketprism-collector-okx_spot#0")
+    settings = {"clickhouse": object(), "nats": object()}
+    coordinator._settings = settings  # type: ignore[assignment]
+    await until(lambda: collector in cluster.started)
+    await until(lambda: "binance_spot" in str(coordinator._errors))
+    status = await coordinator.status()
+    assert [c["shard"] for c in status["collectors"]] == ["okx_spot#0"]
+    assert cluster.started[:2] == [("sink", "marketprism-sink-clickhouse"), ("sink", "marketprism-sink-nats")]
+    fences = [handle for handle, method in cluster.calls if method == "fence"]
+    assert fences == ["marketprism-sink-clickhouse", "marketprism-sink-nats"], "every sink is fenced before a collector"
+
+    coordinator._loop.cancel()
+    again = Coordinator(config, settings, cluster=cluster)  # type: ignore[arg-type]
+    await until(lambda: again._actors["okx_spot#0"].state == "alive")
+    assert cluster.started.count(collector) == 1, "a restarted coordinator adopts what runs"
+    again._loop.cancel()
+    await simulator.stop()
