@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.coordinator import Coordinator
+from marketprism_ray import __version__
 from marketprism_ray.config import validate
 from marketprism_ray.simulator.server import Simulator
 
@@ -36,7 +37,7 @@ class Cluster:
             return {"open": True, "watermarks": {}, "kind": handle}
         if method == "renew":
             return {
-                "version": "0.1.0",
+                "version": __version__,
                 "epoch": 1,
                 "state": "live",
                 "error": "",

@@ -109,9 +109,11 @@ class Drill:
 
     def kill_coordinator(self) -> None:
         """Kill the coordinator's process; Ray restarts it, and it must still replace what dies."""
-        os.kill(self._system.status()["pid"], signal.SIGKILL)
+        status = self._system.status()
+        os.kill(status["pid"], signal.SIGKILL)
         self._note("coordinator killed")
-        self.kill_collector()
+        os.kill(status["collectors"][0]["pid"], signal.SIGKILL)
+        self._note(f"collector {status['collectors'][0]['shard']} killed")
 
     def kill_sink(self) -> None:
         """Kill the ClickHouse sink's process."""
