@@ -102,8 +102,8 @@ class TradeBuffer(_Buffer):
         codec = self._codec
         n = len(rows)
         instruments, index = _instruments(owners)
-        sequence = np.fromiter((row.sequence for row in rows), np.int64, n)
-        times = np.fromiter((row.time for row in rows), np.int64, n) * codec.time_ns
+        sequence = np.array([row.sequence for row in rows], np.int64)
+        times = np.array([row.time for row in rows], np.int64) * codec.time_ns
         price = pa.array([row.price for row in rows], pa.string()).cast(DECIMAL)
         raw = pa.array([row.quantity for row in rows], pa.string()).cast(DECIMAL)
         _require_positive(price, "price")
@@ -114,7 +114,7 @@ class TradeBuffer(_Buffer):
         count = pa.array(codec.trade_count(rows), pa.int64()) if codec.trade_count else pa.nulls(n, pa.int64())
         all_base = all(i.is_base for i in instruments)
         quantity, quote = (raw, multiply(price, raw)) if all_base else to_base(raw, price, instruments, index)
-        unit = pa.array([i.quantity_unit for i in instruments], pa.string()).take(pa.array(index))
+        unit = _text([i.quantity_unit for i in instruments], index)
         sequences = pa.array(sequence)
         return pa.RecordBatch.from_arrays(
             [
@@ -343,15 +343,21 @@ def _instruments(owners: Sequence[Owner]) -> tuple[list[Instrument], npt.NDArray
 def _common(
     instruments: list[Instrument], index: npt.NDArray[np.int64], times: pa.Array, received: list[int], source: str
 ) -> list[pa.Array]:
-    take = pa.array(index)
     return [
-        pa.array([i.exchange_name for i in instruments], pa.string()).take(take),
-        pa.array([i.market_type for i in instruments], pa.string()).take(take),
-        pa.array([i.symbol_name for i in instruments], pa.string()).take(take),
+        _text([i.exchange_name for i in instruments], index),
+        _text([i.market_type for i in instruments], index),
+        _text([i.symbol_name for i in instruments], index),
         times,
         pa.array(received, pa.int64()).cast(TIME),
         pa.repeat(pa.scalar(source), len(received)),
     ]
+
+
+def _text(values: list[str], index: npt.NDArray[np.int64]) -> pa.Array:
+    """Give the text of each row's instrument."""
+    if len(set(values)) == 1:
+        return pa.repeat(pa.scalar(values[0]), len(index))
+    return pa.array(values, pa.string()).take(pa.array(index))
 
 
 def _levels(sides: list[list[WireLevel]], instruments: list[Instrument], index: npt.NDArray[np.int64]) -> pa.Array:
