@@ -107,6 +107,10 @@ class BookStream(Stream):
                 self.gap_closed(self.sync.last, self.sync.last_time, self.feed.now)
             self.sync.hand_over(self, gap_is_open=self._open is not None)
 
+    def attached(self) -> None:
+        """Ask again for a snapshot that an earlier connection was fetching."""
+        self.sync.interrupted()
+
     def closed(self, reason: str) -> None:
         """Hear that the connection is gone."""
         self.sync.closed(reason)

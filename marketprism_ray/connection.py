@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,16 +11,17 @@ from dataclasses import dataclass
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI, WebSocketException
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from marketprism_ray.errors import ConfigError, MarketPrismError
+from marketprism_ray.errors import MarketPrismError
 from marketprism_ray.feed import Feed, FetchSnapshot, FetchTrades, Finished, Reconnect, Replace, Send
-from marketprism_ray.rest import RestClient
+from marketprism_ray.rest import RestClient, is_loopback
 from marketprism_ray.venue import Venue
 
 log = structlog.get_logger("connection")
 
 TICK_S = 0.02
+REPLACE_RETRY_S = 30.0
 YIELD_EVERY = 64
 """Frames read from a full buffer before other tasks get a turn."""
 
@@ -51,11 +51,6 @@ def backoff(settings: ConnectionSettings, chance: random.Random) -> Iterator[flo
     while True:
         yield delay * (0.5 + chance.random() / 2)
         delay = min(delay * 2, settings.backoff_max_s)
-
-
-def is_retryable(error: BaseException) -> bool:
-    """Tell whether another try may succeed. Wrong URLs and certificates do not mend themselves."""
-    return not isinstance(error, InvalidURI | ssl.SSLCertVerificationError | ConfigError)
 
 
 class Pacer:
@@ -141,9 +136,8 @@ class Connection:
             except (OSError, TimeoutError, WebSocketException, EOFError) as error:
                 self.counts["failures"] += 1
                 self.last_error = f"{type(error).__name__}: {error}"
-                self._log.warning("connect_failed", error=self.last_error, retry=is_retryable(error))
-                if not is_retryable(error):
-                    raise ConfigError(f"{self.venue.name}: {self.url}: {self.last_error}") from error
+                # For ever, whatever it is: a certificate or a proxy may be mended while we wait.
+                self._log.warning("connect_failed", error=self.last_error)
             if time.monotonic() - began > self.settings.stable_s:
                 delays = backoff(self.settings, self._chance)
             self.state = "backoff"
@@ -163,7 +157,7 @@ class Connection:
             ping_interval=20 if pings else None,
             ping_timeout=20 if pings else None,
             close_timeout=1,
-            proxy=settings.proxy or True,
+            proxy=settings.proxy or (None if is_loopback(self.url) else True),
         )
         self.counts["connects"] += 1
         return socket
@@ -220,6 +214,7 @@ class _Driver:
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._standby: _Driver | None = None
+        self._replacing = False
         lifetime = owner.venue.limits.lifetime_s
         margin = owner.settings.replace_margin_s * (1 + owner._chance.random())
         self._replace_at = None if lifetime is None else time.monotonic() + max(lifetime - margin, lifetime / 2)
@@ -304,6 +299,7 @@ class _Driver:
                     task = asyncio.get_running_loop().create_task(self._fetch(fetch))
                     self._fetches.add(task)
                     task.add_done_callback(self._fetches.discard)
+                    task.add_done_callback(self._ended)
                 case Reconnect(reason):
                     self._finish(reason)
                 case Replace(reason):
@@ -334,7 +330,8 @@ class _Driver:
             self._act()
 
     def _start_replacement(self, reason: str) -> None:
-        if self._standby is None:
+        if not self._replacing:
+            self._replacing = True
             self._owner._log.info("replacing", reason=reason)
             self._tasks.append(asyncio.get_running_loop().create_task(self._replace()))
 
@@ -343,10 +340,8 @@ class _Driver:
         owner = self._owner
         try:
             socket = await owner._connect()
-        except (OSError, TimeoutError, InvalidHandshake) as error:
-            owner.last_error = f"replacement: {type(error).__name__}: {error}"
-            owner._log.warning("replacement_failed", error=owner.last_error)
-            self._replace_at = time.monotonic() + 30
+        except (OSError, TimeoutError, WebSocketException) as error:
+            self._replace_later(f"{type(error).__name__}: {error}")
             return
         owner.state = "replacing"
         feed = owner._make_feed(True)
@@ -360,9 +355,20 @@ class _Driver:
             reason = "replaced"
             owner._log.warning("replacement_incomplete", silent=feed.silent_streams[:10])
         if reason != "replaced":
+            self._standby = None
             await standby.stop()
             feed.closed(reason, time.time_ns())
-            self._standby = None
+            socket.transport.abort()
+            self._replace_later(reason)
             return
         self.replacement = (socket, feed)
         self._finish("replaced")
+
+    def _replace_later(self, why: str) -> None:
+        """Go on with the socket there is; try again in a while."""
+        owner = self._owner
+        owner.state = "open"
+        owner.last_error = f"replacement: {why}"
+        owner._log.warning("replacement_failed", error=owner.last_error)
+        self._replacing = False
+        self._replace_at = time.monotonic() + REPLACE_RETRY_S

@@ -181,9 +181,12 @@ class Feed:
                 stream.feeds.insert(0, self)
                 self._handlers[key.encode()] = stream.handler
         self._subscribe(list(self._subscriptions))
-        for stream in self._books:
-            if self.standby:
-                stream.start_standby(self)
+        if self.standby:
+            for book in self._books:
+                book.start_standby(self)
+        else:
+            for stream in self.streams:
+                stream.attached()
 
     def frame(self, raw: bytes, received: int) -> None:
         """Take one message. Never raises on bad input: it is counted and its stream resyncs."""
@@ -268,6 +271,7 @@ class Feed:
         self.standby = False
         for key, subscription in self._subscriptions.items():
             self._handlers[key.encode()] = subscription.stream.handler
+            subscription.stream.attached()
 
     # --- what streams ask for ---
 
@@ -279,9 +283,9 @@ class Feed:
         request = codec.snapshot(stream.instrument, codec.depth)
         self.actions.append(FetchSnapshot(stream, request, self.now + int(delay * SECOND)))
 
-    def fetch_trades(self, stream: TradeStream, request: Request) -> None:
+    def fetch_trades(self, stream: TradeStream, request: Request, delay_s: float) -> None:
         """Ask the shell for past trades."""
-        self.actions.append(FetchTrades(stream, request, self.now))
+        self.actions.append(FetchTrades(stream, request, self.now + int(delay_s * SECOND)))
 
     def resubscribe(self, stream: Stream, reason: str) -> None:
         """Unsubscribe and subscribe one stream."""

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
-from aiohttp_socks import ProxyConnector
+from aiohttp_socks import ProxyConnector, ProxyError
 
 from marketprism_ray.budget import CircuitBreaker, RequestBudget
-from marketprism_ray.errors import CircuitOpen, RateLimited, TransportError, shorten
+from marketprism_ray.errors import CircuitOpen, RateLimited, TransportError, VenueError, shorten
 from marketprism_ray.venue import Request, Venue
 
 log = structlog.get_logger("rest")
@@ -81,7 +82,7 @@ class RestClient:
             connector=connector,
             headers=dict(self.venue.rest.headers),
             timeout=aiohttp.ClientTimeout(total=self.settings.timeout_s),
-            trust_env=proxy is None,
+            trust_env=proxy is None and not is_loopback(self.base_url),
         )
 
     async def close(self) -> None:
@@ -154,7 +155,7 @@ class RestClient:
                 while not answer.content.at_eof() and len(body) <= self.settings.max_body_bytes:
                     body += await answer.content.read(self.settings.max_body_bytes + 1 - len(body))
                 status, headers = answer.status, answer.headers
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, ProxyError, TimeoutError, OSError) as error:
             raise TransportError(f"{where}: {type(error).__name__}: {error}") from error
         received = time.time_ns()
         self.budget.observe(headers, received)
@@ -168,10 +169,18 @@ class RestClient:
             raise RateLimited(f"{where}: {error}", error.retry_after_s) from error
         except TransportError as error:
             raise TransportError(f"{where}: {error}") from error
+        except VenueError:
+            self.breaker.succeeded()  # it answers, if only to refuse
+            raise
         self.breaker.succeeded()
         if self.on_answer is not None:
             self.on_answer(request, body, received)
         return RestAnswer(body, received)
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL stays on this machine: such requests use no proxy of the environment."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _retry_after(headers: Mapping[str, str], status: int) -> float:

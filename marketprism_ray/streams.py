@@ -33,7 +33,7 @@ class FeedLink(Protocol):
     def fetch_snapshot(self, stream: BookStream, attempt: int) -> None:
         """Ask for a REST snapshot."""
 
-    def fetch_trades(self, stream: TradeStream, request: Request) -> None:
+    def fetch_trades(self, stream: TradeStream, request: Request, delay_s: float) -> None:
         """Ask for past trades."""
 
     def resubscribe(self, stream: Stream, reason: str) -> None:
@@ -94,6 +94,9 @@ class Stream:
 
     def closed(self, reason: str) -> None:
         """Hear that the last connection is gone."""
+
+    def attached(self) -> None:
+        """Hear that a feed counts from now on; what an earlier one was still fetching will not come."""
 
     def promoted(self) -> None:
         """Hear that the planned replacement counts from now on."""

@@ -221,6 +221,11 @@ class BookSync:
             self._attempt += 1
             self._fetch()
 
+    def interrupted(self) -> None:
+        """Hear that a fetch under way will not end: asks again."""
+        if self._fetching:
+            self.snapshot_failed("interrupted")
+
     def broken(self, reason: str, detail: str) -> None:
         """Give up the book and start over; reason ends up in the gap."""
         was_live = self.state is State.LIVE

@@ -15,6 +15,8 @@ from marketprism_ray.venue import Channel, TradeCodec, Venue
 
 HELD_TRADES = 20_000
 OPEN_GAPS = 200
+HISTORY_ATTEMPTS = 5
+HISTORY_RETRY_S = 10.0
 RESET_AFTER_NS = 60_000_000_000
 """An id below the last one, on a trade this much newer, means that the venue started its ids afresh."""
 
@@ -31,6 +33,7 @@ class TradeGap:
     low: int
     high: int
     repaired: int = 0
+    failures: int = 0
 
 
 class TradeStream(Stream):
@@ -214,6 +217,10 @@ class TradeStream(Stream):
         moment = self.last_time * self.codec.time_ns
         self._open(TradeGap(moment, moment, sequence, sequence, "malformed", sequence, sequence), self.last_received)
 
+    def attached(self) -> None:
+        """Go on with repairs: a fetch dies with the connection that had it."""
+        self._fetch()
+
     # --- gaps ---
 
     def _open(self, gap: TradeGap, received: int) -> None:
@@ -228,11 +235,11 @@ class TradeStream(Stream):
         if len(self.gaps) == 1:
             self._fetch()
 
-    def _fetch(self) -> None:
+    def _fetch(self, delay_s: float = 0.0) -> None:
         history = self.venue.trade_history
         if self.gaps and history is not None and self.feeds:
             gap = self.gaps[0]
-            self.feed.fetch_trades(self, history.request(self.instrument, gap.low, gap.high))
+            self.feed.fetch_trades(self, history.request(self.instrument, gap.low, gap.high), delay_s)
 
     def history(self, body: bytes, received: int) -> None:
         """Take one page of past trades.
@@ -271,11 +278,14 @@ class TradeStream(Stream):
         self._fetch()
 
     def history_failed(self, error: str) -> None:
-        """Leave the gap open; it is in the store for a later repair."""
+        """Try again later, the other gaps first; one that keeps failing stays open and visible in the store."""
         self.last_error = f"{self.key}: history: {error}"
         if self.gaps:
-            self.gaps.popleft()
-        self._fetch()
+            gap = self.gaps.popleft()
+            gap.failures += 1
+            if gap.failures < HISTORY_ATTEMPTS:
+                self.gaps.append(gap)
+        self._fetch(HISTORY_RETRY_S)
 
     def _write(self, gap: TradeGap, status: Any, received: int) -> None:
         self._gap(
