@@ -12,9 +12,11 @@ import pytest
 from test_connection import config, is_live, until
 
 from marketprism_ray.config import validate
-from marketprism_ray.errors import ConfigError
+from marketprism_ray.errors import ConfigError, TransportError
+from marketprism_ray.rest import RestClient, RestSettings
 from marketprism_ray.session import Session, Shard
 from marketprism_ray.simulator.server import Simulator
+from marketprism_ray.venues import VENUES
 
 USER, PASSWORD = "me", "p@ss:word"
 
@@ -138,3 +140,30 @@ async def test_a_wrong_password_is_reported_and_tried_again_not_given_up(proxy: 
 def test_a_proxy_of_an_unknown_kind_is_an_error() -> None:
     with pytest.raises(ConfigError, match="socks5://host:port"):
         validate({"networking": {"proxy": "ftp://x"}}, "f")
+
+
+async def test_a_refused_socks_login_is_a_named_error_of_rest(proxy: Proxy) -> None:
+    client = RestClient(
+        VENUES["binance_spot"],
+        "http://127.0.0.1:9",
+        RestSettings(attempts=1, proxy=f"socks5://{USER}:wrong@127.0.0.1:{proxy.port}"),
+    )
+    await client.open()
+    with pytest.raises(TransportError, match=r"binance_spot: GET /api/v3/exchangeInfo: .*Proxy"):
+        await client.get(VENUES["binance_spot"].instrument_requests[0])
+    assert client.counts["failures"] == 1
+    await client.close()
+
+
+async def test_loopback_uses_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    simulator = Simulator(("binance_spot",), rate=200)
+    await simulator.start()
+    session = Session(Shard("b", "binance_spot", (("orderbook", "BTC-USDT"),)), config(simulator.endpoints()))
+    await session.start()
+    await until(lambda: is_live(session))
+    await session.stop()
+    await simulator.stop()

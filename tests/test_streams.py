@@ -324,3 +324,32 @@ def test_batches_close_by_rows_bytes_and_age_and_are_numbered() -> None:
     (by_rows,) = batcher.drain(T0 + SECOND)
     assert (by_age.batch_id, by_rows.batch_id) == ("okx#0/3/1", "okx#0/3/2")
     assert by_rows.watermarks == {"binance_spot/trade/BTC-USDT": (4, 1_795_132_800_004 * 1_000_000)}
+
+
+def test_a_repair_whose_connection_ended_is_asked_for_again_by_the_next_one() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.frame(trade(1), T0)
+    bench.feed.frame(trade(4), T0)
+    assert len(bench.actions(FetchTrades)) == 1
+    bench.feed.closed("disconnected", T0)
+    bench.feed = bench.new_feed()
+    bench.open()
+    (fetch,) = bench.actions(FetchTrades)
+    assert (fetch.request.params["fromId"], fetch.request.params["limit"]) == ("2", "2")
+
+
+def test_a_repair_that_fails_is_tried_again_later_and_in_the_end_left_open() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.frame(trade(1), T0)
+    bench.feed.frame(trade(4), T0)
+    bench.feed.actions.clear()
+    for _ in range(4):
+        bench.feed.trades_failed(bench.trades, "timeout", T0)
+        (fetch,) = bench.actions(FetchTrades)
+        assert fetch.not_before > T0
+        bench.feed.actions.clear()
+    bench.feed.trades_failed(bench.trades, "timeout", T0)
+    assert bench.actions(FetchTrades) == []
+    assert [row["status"] for row in bench.rows("gap")] == ["open"]
