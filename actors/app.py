@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import tempfile
 import time
 from pathlib import Path
@@ -37,8 +38,8 @@ ENVIRONMENT = {
 class _CoordinatorActor(Coordinator):
     """The coordinator with Ray's metrics."""
 
-    def __init__(self, config: Config, settings: dict[str, Any]) -> None:
-        super().__init__(config, settings, publisher=RayMetrics())
+    def __init__(self, config: Config, settings: dict[str, Any], run: str) -> None:
+        super().__init__(config, settings, run=run, publisher=RayMetrics())
 
 
 class System:
@@ -80,7 +81,12 @@ class System:
             self.settings = sink_settings(config, self.servers)
             self._start_ray()
             self._coordinator = self._cluster.start(
-                "coordinator", actor_name(config.system.name, "coordinator"), _CoordinatorActor, config, self.settings
+                "coordinator",
+                actor_name(config.system.name, "coordinator"),
+                _CoordinatorActor,
+                config,
+                self.settings,
+                secrets.token_hex(8),
             )
             self.run_file.parent.mkdir(parents=True, exist_ok=True)
             self.run_file.write_text(

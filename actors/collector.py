@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,9 @@ class Collector:
         self._config = config
         self._cluster = cluster or Cluster()
         self._log = structlog.get_logger("collector").bind(shard=shard.name, epoch=epoch)
+        # Tokens outlive us in the store: shard, epoch and number may come again there with other rows (a fresh state
+        # directory, a second system), and would be taken for repeats.
+        self._run = secrets.token_hex(4)
         self._session = make_session(shard, config, collector=shard.name, epoch=epoch, resume=resume, share=share)
         flush = config.clickhouse
         self._lanes = [
@@ -162,7 +167,8 @@ class Collector:
             self._collect(self._session.drain())
 
     def _collect(self, batches: list[Batch]) -> None:
-        for batch in batches:
+        for made in batches:
+            batch = replace(made, batch_id=f"{made.batch_id}/{self._run}")
             size = batch.data.nbytes
             self._unacknowledged[batch.batch_id] = (len(self._lanes), size)
             self._retained += size
@@ -181,7 +187,7 @@ class Collector:
     async def _deliver(self, lane: Lane) -> None:
         handle: Any = None
         last = 0.0
-        while True:
+        while self._state != "lapsed":
             if not lane.in_flight:
                 await lane.more.wait()
                 wait = last + lane.pause_s - time.monotonic()
@@ -230,7 +236,7 @@ class Collector:
             await self._session.stop()
             self._collect(self._session.drain(force=True))
         self._flushed.clear()
-        if self._unacknowledged:
+        if self._unacknowledged and self._state != "lapsed":
             try:
                 await asyncio.wait_for(self._flushed.wait(), timeout_s)
             except TimeoutError:
@@ -252,6 +258,7 @@ class Collector:
             "version": __version__,
             "pid": os.getpid(),
             "epoch": self.epoch,
+            "owned": self.shard.streams,
             "state": self._state,
             "error": self._error,
             "retained_bytes": self._retained,

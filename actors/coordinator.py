@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -65,6 +66,7 @@ class Coordinator:
     Parameters
     ----------
     settings : sink kind -> how to reach its server
+    run : id of this start of the system; what was applied since counts again after a restart within the same run
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Coordinator:
         config: Config,
         settings: Mapping[str, ClickHouseSettings | NatsSettings],
         *,
+        run: str = "",
         cluster: Cluster | None = None,
         publisher: Publisher | None = None,
     ) -> None:
@@ -84,6 +87,10 @@ class Coordinator:
         self._state_file = config.system.data_dir.absolute() / "state" / "coordinator.json"
         self._shards: dict[str, Shard] = {}
         self._planned = False
+        self._run_id = run
+        self._id = secrets.token_hex(4)
+        self._retired: dict[str, int] = {}
+        self._stepped = time.monotonic_ns()
         self._actors: dict[str, Actor] = {}
         self._sinks = {kind: Actor(actor_name(config.system.name, "sink", kind), kind) for kind in SINKS}
         self._watermarks: dict[str, dict[str, dict[str, Watermark]]] = {}
@@ -104,23 +111,33 @@ class Coordinator:
         saved = json.loads(self._state_file.read_text())
         for name, item in saved["shards"].items():
             self._shards[name] = Shard(name, item["venue"], tuple((d, s) for d, s in item["streams"]))
+        if saved.get("run") == self._run_id:
+            # The arguments of creation are older than what was applied since.
+            applied = {name: Exchange.model_validate(exchange) for name, exchange in saved["exchanges"].items()}
+            self._config = self._config.model_copy(update={"exchanges": applied})
         for name, epoch in saved["epochs"].items():
-            actor = self._actors[name] = Actor(self._collector_name(name), "collector")
-            actor.epoch = epoch
+            actor = Actor(self._collector_name(name), "collector")
             actor.handle = self._cluster.find(actor.name)
+            if actor.handle is None and name not in self._shards:
+                self._retired[name] = epoch
+                continue
+            actor.epoch = epoch
             actor.state = "alive" if actor.handle is not None else "dead"
-            actor.heard = time.time_ns()
+            actor.heard = time.monotonic_ns()
+            self._actors[name] = actor
         for sink in self._sinks.values():
             sink.handle = self._cluster.find(sink.name)
             if sink.handle is not None:
-                sink.state, sink.heard = "alive", time.time_ns()
+                sink.state, sink.heard = "alive", time.monotonic_ns()
         self._note("restarted: found " + (", ".join(a.name for a in self._all() if a.handle) or "nobody"))
 
     def _save(self) -> None:
         content = {
             "version": __version__,
+            "run": self._run_id,
+            "exchanges": {name: e.model_dump(mode="json") for name, e in self._config.exchanges.items()},
             "shards": {n: {"venue": s.venue, "streams": s.streams} for n, s in self._shards.items()},
-            "epochs": {name: actor.epoch for name, actor in self._actors.items()},
+            "epochs": self._retired | {name: actor.epoch for name, actor in self._actors.items()},
         }
         self._state_file.parent.mkdir(parents=True, exist_ok=True)
         draft = self._state_file.with_suffix(".new")
@@ -153,14 +170,22 @@ class Coordinator:
 
     async def _step(self) -> None:
         self._plan()
+        now = time.monotonic_ns()
+        held_up = now - self._stepped - int(self._config.cluster.step_s * 1e9)
+        self._stepped = now
         for actor in self._all():
+            # While this process stood still nobody could be heard; that is not their silence.
+            actor.heard += max(0, held_up)
             self._listen(actor)
+        for name, actor in list(self._actors.items()):
+            if name not in self._shards and actor.state == "dead" and name not in self._busy:
+                self._retire(name)
         actions = reconcile(
             self._shards,
             SINKS,
             {name: actor.observed() for name, actor in self._actors.items()},
             {kind: actor.observed() for kind, actor in self._sinks.items()},
-            time.time_ns(),
+            now,
             lease_ns=int(self._config.cluster.lease_s * 1e9),
             start_ns=int(START_S * 1e9),
         )
@@ -168,6 +193,11 @@ class Coordinator:
             self._carry_out(action)
         if self._publisher is not None:
             self._publisher.publish([actor.status for actor in self._all()])
+
+    def _retire(self, name: str) -> None:
+        """Forget a collector, but never its epoch: the shard may come back."""
+        self._retired[name] = self._actors.pop(name).epoch
+        self._save()
 
     def _background(self, name: str, work: Any) -> None:
         """Run something beside the loop, one at a time under a name."""
@@ -180,7 +210,7 @@ class Coordinator:
             try:
                 await work
                 self._errors.pop(name, None)
-            except (MarketPrismError, ActorGone, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - part of the control loop's step: logged, shown and tried again
                 text = f"{type(error).__name__}: {error}"
                 if self._errors.get(name) != text:
                     self._log.warning("failed", what=name, error=text)
@@ -256,7 +286,7 @@ class Coordinator:
             return
         if actor.handle is not handle:
             return
-        actor.heard = time.time_ns()
+        actor.heard = time.monotonic_ns()
         actor.status = status
         if actor.kind == "collector":
             if status["version"] != __version__:
@@ -267,8 +297,9 @@ class Coordinator:
             if status["state"] in ("failed", "lapsed"):
                 self._lost(actor, status["error"] or status["state"])
                 self._cluster.kill(handle)
-            elif actor.shard is None:
-                actor.shard = self._shards.get(status["shard"])
+            elif actor.shard is None and (shard := self._shards.get(status["shard"])) is not None:
+                # What it really collects: the plan may have changed between its start and our restart.
+                actor.shard = Shard(shard.name, shard.venue, tuple((d, s) for d, s in status["owned"]))
         else:
             actor.state = "alive" if status["open"] else "starting"
             for name, marks in status["watermarks"].items():
@@ -300,13 +331,17 @@ class Coordinator:
         actor.handle = self._cluster.start(
             "sink", actor.name, SinkActor, actor.kind, self._settings[actor.kind], letters, config.system.log_level
         )
-        actor.state, actor.heard = "starting", time.time_ns()
+        actor.state, actor.heard = "starting", time.monotonic_ns()
         actor.restarts += 1
         self._note(f"started {actor.name}")
         self._background(actor.name, self._cluster.call(actor.handle, "ready"))
 
     async def _start_collector(self, shard: Shard, epoch: int, after_loss: bool) -> None:
-        actor = self._actors.setdefault(shard.name, Actor(self._collector_name(shard.name), "collector"))
+        actor = self._actors.get(shard.name)
+        if actor is None:
+            actor = self._actors[shard.name] = Actor(self._collector_name(shard.name), "collector")
+            actor.epoch = self._retired.pop(shard.name, 0)
+        epoch = max(epoch, actor.epoch + 1)
         resume = await self._fence(shard.name, epoch)
         if after_loss and resume:
             await self._open_gaps(shard, epoch, resume)
@@ -320,16 +355,16 @@ class Coordinator:
         actor.handle = self._cluster.start(
             "collector", actor.name, Collector, shard, self._config, epoch, resume, sinks, share
         )
-        actor.state, actor.heard, actor.shard = "starting", time.time_ns(), shard
+        actor.state, actor.heard, actor.shard = "starting", time.monotonic_ns(), shard
         actor.restarts += 1
         self._note(f"started {actor.name}, epoch {epoch}" + (f", resuming {len(resume)} streams" if resume else ""))
         try:
             await self._cluster.call(actor.handle, "start", timeout_s=CALL_S)
-        except (MarketPrismError, ActorGone, TimeoutError) as error:
+        except Exception as error:
             self._cluster.kill(actor.handle)
-            self._lost(actor, str(error))
+            self._lost(actor, f"{type(error).__name__}: {error}")
             raise
-        actor.state, actor.heard = "alive", time.time_ns()
+        actor.state, actor.heard = "alive", time.monotonic_ns()
 
     async def _fence(self, name: str, epoch: int) -> dict[str, Watermark]:
         """Shut the older epochs out of every sink; gives how far all of them are durable."""
@@ -365,7 +400,7 @@ class Coordinator:
                 )
             )
         batch = batch_from_records(records)
-        delivery: list[Delivery] = [(f"coordinator/{shard.name}/{epoch}", "gap", batch, {})]
+        delivery: list[Delivery] = [(f"coordinator/{self._id}/{shard.name}/{epoch}", "gap", batch, {})]
         for sink in self._sinks.values():
             await self._cluster.call(sink.handle, "take", "coordinator", 0, delivery, timeout_s=CALL_S)
 
@@ -380,8 +415,9 @@ class Coordinator:
                 self._cluster.kill(actor.handle)
             actor.state, actor.handle, actor.status, actor.shard = "absent", None, {}, None
             if name not in self._shards:
-                del self._actors[name]
-            self._save()
+                self._retire(name)
+            else:
+                self._save()
 
     # --- what others ask ---
 
@@ -432,6 +468,7 @@ class Coordinator:
                 actor.shard = Shard(name, actor.shard.venue, ())
         self._config = config
         self._planned = False
+        self._save()
         return f"changed: {', '.join(sorted(changed)) or 'nothing'}"
 
     async def cut(self, venue: str) -> int:

@@ -20,10 +20,13 @@ class Cluster:
         self.started: list[tuple[str, str]] = []
         self.alive: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
+        self.owned: dict[str, Any] = {}
 
     def start(self, kind: str, name: str, plain: type, *arguments: Any) -> str:
         self.started.append((kind, name))
         self.alive[name] = kind
+        if kind == "collector":
+            self.owned[name] = arguments[0].streams
         return name
 
     def find(self, name: str) -> str | None:
@@ -42,6 +45,7 @@ class Cluster:
                 "state": "live",
                 "error": "",
                 "shard": handle.partition("collector-")[2],
+                "owned": self.owned[handle],
             }
         return True
 
