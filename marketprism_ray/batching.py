@@ -119,7 +119,7 @@ class TradeBuffer(_Buffer):
         return pa.RecordBatch.from_arrays(
             [
                 *_common(instruments, index, pa.array(times).cast(TIME), received, self._source),
-                sequences.cast(pa.string()),
+                pa.array(codec.trade_id(rows), pa.string()) if codec.trade_id else sequences.cast(pa.string()),
                 sequences,
                 price,
                 quantity,

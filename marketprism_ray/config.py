@@ -91,6 +91,7 @@ class Exchange(_Section):
     symbols: tuple[str, ...] = Field((), description="canonical names, venue names or patterns such as *-USDT")
     data_types: tuple[str, ...] = ("trade", "orderbook")
     orderbook: OrderBook = OrderBook()
+    kline_intervals: tuple[str, ...] = Field(("1m",), description="lengths of candles, such as 1m, 1h, 1d")
     endpoints: dict[str, str] = Field(default_factory=dict, description="socket name, or rest, to URL")
     streams_per_socket: PositiveInt | None = Field(None, description="below the venue's limit")
 
@@ -159,6 +160,24 @@ class Cluster(_Section):
     step_s: PositiveFloat = Field(1.0, description="period of the control loop")
 
 
+class Jobs(_Section):
+    """Seconds between two runs of each job."""
+
+    funding_rate: PositiveFloat = Field(3600.0, description="charged rates; also right after each settlement")
+    open_interest: PositiveFloat = 300.0
+    long_short_ratio: PositiveFloat = 300.0
+    volatility_index: PositiveFloat = Field(60.0, description="candles of the index, beside its stream")
+    liquidation: PositiveFloat = Field(60.0, description="look whether liquidation streams are alive")
+    health: PositiveFloat = Field(300.0, description="one log line about each shard")
+    instruments: PositiveFloat = Field(3600.0, description="look for listings and expiries")
+
+
+class Scheduler(_Section):
+    """What is done by the clock."""
+
+    jobs: Jobs = Jobs()
+
+
 class Config(_Section):
     """Everything."""
 
@@ -167,6 +186,7 @@ class Config(_Section):
     exchanges: dict[str, Exchange] = Field(default_factory=dict)
     nats: Nats = Nats()
     clickhouse: ClickHouse = ClickHouse()
+    scheduler: Scheduler = Scheduler()
     cluster: Cluster = Cluster()
 
     @field_validator("exchanges")
@@ -176,6 +196,8 @@ class Config(_Section):
             venue = VENUES[_known_name(name, VENUES, "venue")]
             for data_type in exchange.data_types:
                 _known_name(data_type, venue.data_types, f"data type of {name}")
+            for interval in exchange.kline_intervals:
+                _known_name(interval, venue.intervals, f"kline interval of {name}")
             for endpoint in exchange.endpoints:
                 _known_name(endpoint, (*venue.sockets, "rest"), f"endpoint of {name}")
             if exchange.enabled and not exchange.symbols:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from marketprism_ray.book_stream import BookStream
 from marketprism_ray.errors import FrameError, shorten
-from marketprism_ray.streams import DECODE_ERRORS, FeedLink, Stream
+from marketprism_ray.streams import DECODE_ERRORS, FeedLink, RecordStream, Stream
 from marketprism_ray.sync import State
 from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import (
@@ -154,7 +154,11 @@ class Feed:
         self.last_errors: deque[str] = deque(maxlen=20)
         self._tap = tap
         self._route = venue.route
-        self._subscriptions = {stream.wire_key: Subscription(stream) for stream in self.streams}
+        self._sharing: dict[str, list[Stream]] = {}
+        # Several streams may read the frames of one key; the one with the strictest rules speaks for all of them.
+        for stream in sorted(self.streams, key=lambda stream: isinstance(stream, RecordStream)):
+            self._sharing.setdefault(stream.wire_key, []).append(stream)
+        self._subscriptions = {key: Subscription(streams[0]) for key, streams in self._sharing.items()}
         self._handlers: dict[bytes | None, Callable[[bytes, int], None]] = {}
         self._requests: dict[str, tuple[str, ...]] = {}
         self._request_id = 0
@@ -172,14 +176,13 @@ class Feed:
         """Hear that the socket is open: subscribe everything."""
         self.now = now
         self._last_frame = now
-        for key, subscription in self._subscriptions.items():
-            stream = subscription.stream
-            if self.standby:
-                stream.feeds.append(self)
-                self._handlers[key.encode()] = stream.standby_frame
-            else:
-                stream.feeds.insert(0, self)
-                self._handlers[key.encode()] = stream.handler
+        for stream in self.streams:
+            stream.feeds.insert(len(stream.feeds) if self.standby else 0, self)
+        self._place_handlers()
+        if self.venue.greeting is not None:
+            self._request_id += 1
+            self._requests[str(self._request_id)] = ()
+            self.actions.extend(Send(text) for text in self.venue.greeting(self._request_id))
         self._subscribe(list(self._subscriptions))
         if self.standby:
             for book in self._books:
@@ -187,6 +190,11 @@ class Feed:
         else:
             for stream in self.streams:
                 stream.attached()
+
+    def _place_handlers(self) -> None:
+        for key, streams in self._sharing.items():
+            handlers = [stream.standby_frame if self.standby else stream.handler for stream in streams]
+            self._handlers[key.encode()] = handlers[0] if len(handlers) == 1 else _all_of(handlers)
 
     def frame(self, raw: bytes, received: int) -> None:
         """Take one message. Never raises on bad input: it is counted and its stream resyncs."""
@@ -269,9 +277,9 @@ class Feed:
         """Count from now on."""
         self.now = now
         self.standby = False
-        for key, subscription in self._subscriptions.items():
-            self._handlers[key.encode()] = subscription.stream.handler
-            subscription.stream.attached()
+        self._place_handlers()
+        for stream in self.streams:
+            stream.attached()
 
     # --- what streams ask for ---
 
@@ -354,6 +362,11 @@ class Feed:
                     self._error(f"{self.venue.name}: data for {key!r}, which was not asked for")
                 else:
                     handler(raw, received)
+            case Ack(keys, request_id, True):
+                asked = self._requests.pop(request_id or "", ())
+                self._accepted(keys)
+                for key in set(asked) - set(keys):
+                    self._refused("unknown", "left out of what was accepted", key, None)
             case Ack(keys, request_id):
                 self._accepted(keys or self._requests.pop(request_id or "", ()))
             case Rejected(code, message, key, request_id):
@@ -487,3 +500,13 @@ class Feed:
             "decode_errors": sum(stream.decode_errors for stream in self.streams),
             "last_error": self.last_errors[-1] if self.last_errors else "",
         }
+
+
+def _all_of(handlers: Sequence[Callable[[bytes, int], None]]) -> Callable[[bytes, int], None]:
+    """Give one handler that hands a frame to each of these."""
+
+    def handle(raw: bytes, received: int) -> None:
+        for handler in handlers:
+            handler(raw, received)
+
+    return handle

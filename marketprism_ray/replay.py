@@ -27,9 +27,22 @@ from marketprism_ray.recording import (
     segments_of,
     stem_of,
 )
-from marketprism_ray.streams import DECODE_ERRORS, Stream
+from marketprism_ray.records import FundingRate, Kline, OptionGreeks
+from marketprism_ray.streams import DECODE_ERRORS, RecordStream, Stream
 from marketprism_ray.trade_stream import TradeStream
-from marketprism_ray.venue import BookCodec, Channel, Data, Delta, Follows, Snapshot, TradeCodec, Venue, WireLevel
+from marketprism_ray.venue import (
+    MS,
+    BookCodec,
+    Channel,
+    Data,
+    Delta,
+    Follows,
+    RecordCodec,
+    Snapshot,
+    TradeCodec,
+    Venue,
+    WireLevel,
+)
 
 
 class Replay:
@@ -43,6 +56,7 @@ class Replay:
         self.errors: list[str] = []
         self.messages: dict[tuple[str, str], int] = {}
         self.sums: dict[tuple[str, str], TradeSums] = {}
+        self.shown: dict[tuple[str, str], Shown] = {}
         self._instruments = instruments
         self._feeds: dict[tuple[str, str], Feed] = {}
         self._by_key: dict[bytes, tuple[str, str] | None] = {}
@@ -72,6 +86,8 @@ class Replay:
             self.unread[channel] = self.unread.get(channel, 0) + 1
             return
         self.messages[place] = self.messages.get(place, 0) + 1
+        if place in self.shown:
+            self.shown[place].frame(raw, received)
         feed = self._feeds[place]
         feed.frame(raw, received)
         if place in self._chains:
@@ -83,32 +99,36 @@ class Replay:
 
     def _start(self, key: str, received: int) -> tuple[str, str] | None:
         name, symbol = self.venues[0].parse_key(key)
-        channel, venue = self._channel(name, symbol)
-        if channel is None:
+        channels, venue = self._channels(name, symbol)
+        if not channels:
             return None
         instrument = self._instruments.get(symbol) or unknown_instrument(venue, symbol)
-        stream: Stream
-        if isinstance(channel.codec, TradeCodec):
-            stream = TradeStream(venue, channel, instrument, self.batcher)
-        elif isinstance(channel.codec, BookCodec):
-            stream = BookStream(venue, channel, instrument, self.batcher, keep=None)
-            self._chains[symbol, name] = Chain(channel.codec)
-        else:
-            return None
+        channel = channels[0]
         place = (symbol, name)
-        feed = Feed(venue, channel.endpoint, [stream])
-        self.streams[place] = stream
+        streams: list[Stream] = []
+        records = [c for c in channels if isinstance(c.codec, RecordCodec)]
+        if isinstance(channel.codec, TradeCodec):
+            streams.append(TradeStream(venue, channel, instrument, self.batcher))
+        elif isinstance(channel.codec, BookCodec):
+            streams.append(BookStream(venue, channel, instrument, self.batcher, keep=None))
+            self._chains[place] = Chain(channel.codec)
+        else:
+            self.shown[place] = Shown(channel.codec, instrument)
+        for codec in {id(c.codec): c.codec for c in records}.values():
+            sharing = [c for c in records if c.codec is codec]
+            streams.append(RecordStream(venue, sharing, [instrument], self.batcher))
+        feed = Feed(venue, channel.endpoint, streams)
+        self.streams[place] = streams[0]
         self._feeds[place] = feed
         feed.opened(received)
         return place
 
-    def _channel(self, name: str, symbol: str) -> tuple[Channel | None, Venue]:
+    def _channels(self, name: str, symbol: str) -> tuple[list[Channel], Venue]:
+        """Give the channels of a name, trades and books before what comes along with them."""
         instrument = self._instruments.get(symbol)
         venue = next((v for v in self.venues if instrument and v.name == instrument.exchange_name), self.venues[0])
-        for channel in (*venue.channels, *venue.recorded_channels):
-            if channel.name == name:
-                return channel, venue
-        return None, venue
+        found = [channel for channel in (*venue.channels, *venue.recorded_channels) if channel.name == name]
+        return sorted(found, key=lambda channel: isinstance(channel.codec, RecordCodec)), venue
 
     def _act(self, feed: Feed, received: int) -> None:
         while feed.actions:
@@ -177,6 +197,8 @@ class Replay:
             if isinstance(stream, TradeStream):
                 sums = self.sums.get((symbol, name), TradeSums())
                 figures = sums.figures(stream, self.messages[symbol, name])
+            elif isinstance(stream, RecordStream):
+                figures = self.shown[symbol, name].figures() | {"errors": stream.decode_errors}
             else:
                 assert isinstance(stream, BookStream)
                 figures = book_figures(stream, self.messages[symbol, name])
@@ -217,6 +239,61 @@ class Chain:
                     first is not None and self._codec.splices(snapshot.last, first) is Follows.NEXT
                 ),
             }
+        return found
+
+
+class Shown:
+    """What is shown of a channel of low-rate data: the venue's own figures, and what is said by the records."""
+
+    def __init__(self, codec: RecordCodec, instrument: Instrument) -> None:
+        self._codec = codec
+        self._instrument = instrument
+        self._count = 0
+        self._times: list[int] = []
+        self._rows: list[dict[str, Any]] = []
+        self._last = b""
+        self._rates: dict[str, None] = {}
+        self._with_greeks = 0
+        self._is_funding = self._is_kline = False
+
+    def frame(self, raw: bytes, received: int) -> None:
+        """Note a frame; one that cannot be read has been counted by its stream."""
+        try:
+            records = self._codec.decode(raw, lambda _: self._instrument, received)
+        except DECODE_ERRORS:
+            return
+        self._count += 1
+        self._last = raw
+        for record in records:
+            if isinstance(record, Kline):
+                self._is_kline = True
+                self._rows.append(self._shown(raw))
+            elif isinstance(record, FundingRate):
+                self._is_funding = len(records) == 1
+                self._times.append(record.timestamp)
+                if record.funding_rate is not None:
+                    self._rates[record.funding_rate] = None
+            elif isinstance(record, OptionGreeks):
+                self._with_greeks += record.delta is not None
+
+    def _shown(self, raw: bytes) -> dict[str, Any]:
+        return {} if self._codec.shown is None else self._codec.shown(raw)
+
+    def figures(self) -> dict[str, Any]:
+        """Give the figures under their names."""
+        found: dict[str, Any] = {"count": self._count, "last": self._shown(self._last) if self._count else {}}
+        if self._is_kline:
+            closed = [list(row.values())[:7] for row in self._rows if row.get("x")]
+            opened = dict.fromkeys(row["t"] for row in self._rows if "t" in row)
+            found |= {"closed": len(closed), "closed_candles": closed, "open_times": list(opened)}
+        if self._is_funding:
+            found |= {
+                "first_E": self._times[0] // MS,
+                "last_E": self._times[-1] // MS,
+                "funding_rates": list(self._rates),
+            }
+        if self._with_greeks:
+            found["with_greeks"] = self._with_greeks
         return found
 
 
@@ -276,6 +353,9 @@ def book_figures(stream: BookStream, messages: int) -> dict[str, Any]:
         found |= {
             "snapshots": counts["snapshots"],
             "updates": messages - counts["snapshots"] - stream.decode_errors,
+            "changes": messages - counts["snapshots"] - stream.decode_errors,
+            "last_change_id": sync.last,
+            "unknown_level": sync.book.unknown_deletes,
             "applied": sync.applied,
             "dropped": counts["dropped"] + counts["stale"],
             "updates_before_snapshot": counts["dropped"],

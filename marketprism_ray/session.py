@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import structlog
 
@@ -21,10 +20,11 @@ from marketprism_ray.connection import Connection, ConnectionSettings, Pacer
 from marketprism_ray.errors import ConfigError
 from marketprism_ray.feed import Feed, FeedSettings
 from marketprism_ray.instruments import Instrument, InstrumentTable
+from marketprism_ray.polling import Poller
 from marketprism_ray.rest import RestClient, RestSettings
 from marketprism_ray.streams import RecordStream, Stream
 from marketprism_ray.trade_stream import TradeStream
-from marketprism_ray.venue import BookCodec, Request, TradeCodec, Venue
+from marketprism_ray.venue import BookCodec, Channel, RecordCodec, Request, TradeCodec, Venue
 from marketprism_ray.venues import VENUES
 
 log = structlog.get_logger("session")
@@ -104,6 +104,7 @@ class Session:
         self._resume = dict(resume or {})
         self._tap = tap
         self._tasks: list[asyncio.Task[None]] = []
+        self.poller: Poller | None = None
         self._log = log.bind(venue=shard.venue, shard=shard.name, epoch=epoch)
 
     async def start(self) -> None:
@@ -120,22 +121,30 @@ class Session:
         if unknown:
             raise ConfigError(f"{self.venue.name} has no instruments {', '.join(sorted(set(unknown)))}")
         by_endpoint: dict[str, list[Stream]] = {}
-        for data_type, symbol in self.shard.streams:
-            stream = self._stream(data_type, table[symbol])
-            self.streams.append(stream)
+        self.streams = self._make_streams([(data_type, table[symbol]) for data_type, symbol in self.shard.streams])
+        for stream in self.streams:
             by_endpoint.setdefault(stream.channel.endpoint, []).append(stream)
         limits = self.venue.limits
         size = min(self.exchange.streams_per_socket or limits.streams_per_socket, limits.streams_per_socket)
         connects = Pacer(limits.connects, limits.connects_period_s)
         for endpoint, streams in by_endpoint.items():
-            rest = iter(streams)
-            while chunk := list(islice(rest, size)):
+            for chunk in _chunks(streams, size):
                 self.connections.append(self._connection(endpoint, chunk, connects))
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(connection.run()) for connection in self.connections]
+        self.poller = Poller(
+            self.venue,
+            [(data_type, table[symbol]) for data_type, symbol in self.shard.streams],
+            self.rest,
+            self.batcher,
+            self.config.scheduler.jobs,
+        )
+        self.poller.start()
 
     async def stop(self) -> None:
         """Close all sockets. What is still open in batches can be drained afterwards."""
+        if self.poller is not None:
+            await self.poller.stop()
         for task in self._tasks:
             task.cancel()
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -144,12 +153,29 @@ class Session:
                 self._log.error("connection_failed", error=str(result))
         await self.rest.close()
 
-    def _stream(self, data_type: str, instrument: Instrument) -> Stream:
-        channel = self.venue.channel(data_type)
-        stream: Stream
+    def _make_streams(self, wanted: Sequence[tuple[str, Instrument]]) -> list[Stream]:
+        """Make a stream of each channel; low-rate data that comes under one key is read by one stream."""
+        streams: list[Stream] = []
+        shared: dict[tuple[str, str, int], tuple[dict[int, Channel], dict[str, Instrument]]] = {}
+        for data_type, instrument in wanted:
+            for channel in self.venue.channels_of(data_type, instrument, self.exchange.kline_intervals):
+                if isinstance(channel.codec, RecordCodec):
+                    place = (channel.endpoint, channel.key(instrument), id(channel.codec))
+                    channels, instruments = shared.setdefault(place, ({}, {}))
+                    channels[id(channel)] = channel
+                    instruments[instrument.venue_symbol] = instrument
+                else:
+                    streams.append(self._stream(channel, instrument))
+        for channels, instruments in shared.values():
+            streams.append(RecordStream(self.venue, list(channels.values()), list(instruments.values()), self.batcher))
+        return streams
+
+    def _stream(self, channel: Channel, instrument: Instrument) -> Stream:
+        stream: TradeStream | BookStream
         if isinstance(channel.codec, TradeCodec):
             stream = TradeStream(self.venue, channel, instrument, self.batcher)
-        elif isinstance(channel.codec, BookCodec):
+        else:
+            assert isinstance(channel.codec, BookCodec)
             book = self.exchange.orderbook
             stream = BookStream(
                 self.venue,
@@ -161,8 +187,6 @@ class Session:
                 interval_s=book.interval_s,
                 keep_deltas=book.deltas,
             )
-        else:
-            return RecordStream(self.venue, channel, instrument, self.batcher)
         if stream.key in self._resume:
             stream.resume(*self._resume[stream.key])
         return stream
@@ -235,6 +259,7 @@ class Session:
             "shard": self.shard.name,
             "venue": self.venue.name,
             "streams": len(self.streams),
+            "polls": {} if self.poller is None else self.poller.status(),
             "connections": [
                 {"name": c.feed.connection_id if c.feed else "", "state": c.state, **c.counts, "error": c.last_error}
                 for c in self.connections
@@ -264,3 +289,12 @@ class Session:
     def watermarks(self) -> dict[str, Watermark]:
         """Give the last accepted sequence of each stream."""
         return {stream.key: mark for stream in self.streams if (mark := stream.watermark) is not None}
+
+
+def _chunks(streams: Sequence[Stream], size: int) -> list[list[Stream]]:
+    """Deal streams to sockets of at most so many keys; streams of one key stay together."""
+    by_key: dict[str, list[Stream]] = {}
+    for stream in streams:
+        by_key.setdefault(stream.wire_key, []).append(stream)
+    keys = list(by_key)
+    return [[s for key in keys[i : i + size] for s in by_key[key]] for i in range(0, len(keys), size)]

@@ -6,7 +6,7 @@ a record stream decodes low-rate channels. Frames come from a `Feed`; rows go to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -125,19 +125,32 @@ class Stream:
 
 
 class RecordStream(Stream):
-    """A low-rate data type, decoded straight to records."""
+    """Low-rate data, decoded straight to records.
 
-    def __init__(self, venue: Venue, channel: Channel, instrument: Instrument, batcher: Batcher) -> None:
-        super().__init__(venue, channel, instrument, batcher)
-        assert isinstance(channel.codec, RecordCodec)
-        self._decode: Callable[[bytes, Instrument, int], Any] = channel.codec.decode
+    One of these serves all instruments and data types that come with one stream of the venue: the frame is decoded
+    once, and what nobody asked for is left out.
+    """
+
+    def __init__(
+        self, venue: Venue, channels: Sequence[Channel], instruments: Sequence[Instrument], batcher: Batcher
+    ) -> None:
+        super().__init__(venue, channels[0], instruments[0], batcher)
+        assert isinstance(channels[0].codec, RecordCodec)
+        self.codec = channels[0].codec
+        self.key = f"{venue.name}/{self.wire_key}/{'+'.join(sorted({c.data_type for c in channels}))}"
+        self.records = 0
+        self._decode = self.codec.decode
+        self._wanted = frozenset(channel.data_type for channel in channels)
+        self._lookup = {instrument.venue_symbol: instrument for instrument in instruments}.get
 
     def frame(self, raw: bytes, received: int) -> None:
         """Decode and keep."""
         self.frames += 1
         try:
-            for record in self._decode(raw, self.instrument, received):
-                self.batcher.record(self, record, received)
+            for record in self._decode(raw, self._lookup, received):
+                if record.table in self._wanted:
+                    self.records += 1
+                    self.batcher.record(self, record, received)
         except DECODE_ERRORS as error:
             self.bad_frame(raw, error)
 

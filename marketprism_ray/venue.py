@@ -45,6 +45,8 @@ class Budget:
     period_s: float
     used_header: str | None = None
     """Response header that reports the weight used in the period, where the venue sends one."""
+    pool: str = ""
+    """Name of a limit that several venues draw from; empty if it is this venue's alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Ack:
 
     keys: tuple[str, ...] = ()
     request_id: str | None = None
+    complete: bool = False
+    """True if ``keys`` are all that was accepted of the request: the others were refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,8 @@ class TradeCodec:
     """For channels that send one trade a frame: gives its wire struct under ``data``. The hot path prefers it."""
     id_is_text: bool = False
     """True if the venue writes trade ids as JSON strings."""
+    trade_id: Callable[[Sequence[Any]], list[str]] | None = None
+    """The venue's trade ids, where they are not the sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,15 +246,26 @@ class BookCodec:
     checksum_depth: int = 25
 
 
+Lookup = Callable[[str], Instrument | None]
+"""Finds an instrument by the venue's symbol; None for one that nobody asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecordCodec:
-    """How a low-rate channel is read: straight to records."""
+    """How a low-rate channel is read: straight to records, also of several data types and instruments."""
 
-    decode: Callable[[bytes, Instrument, int], Sequence[Record]]
-    """(frame, instrument, receive time ns) -> records."""
+    decode: Callable[[bytes, Lookup, int], Sequence[Record]]
+    """(frame, instruments wanted, receive time ns) -> records."""
+    shown: Callable[[bytes], dict[str, Any]] | None = None
+    """The venue's own figures in a frame, which ``replay`` shows."""
 
 
 Codec = TradeCodec | BookCodec | RecordCodec
+
+
+def everything(_: Instrument) -> bool:
+    """Apply to every instrument."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +282,46 @@ class Channel:
     codec: Codec
     cadence_s: float | None
     """Documented time between frames; None if frames come only with events."""
+    applies: Callable[[Instrument], bool] = everything
+    """Tells which instruments have this channel."""
+    interval: str = ""
+    """Of a channel of candles, in our own words: ``1m``, ``1h``, ``1d``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A REST answer that holds records."""
+
+    data_type: str
+    path: str
+    decode: Callable[[bytes, Mapping[str, str], Lookup, int], Sequence[Record]]
+    """(answer, parameters of its request, instruments wanted, receive time ns) -> records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A data type, or a part of it, that REST has and no stream."""
+
+    job: str
+    """Name of the scheduler job, which has the interval: ``scheduler.jobs.<job>``."""
+    answer: Answer
+    request: Callable[[Instrument, int], Request]
+    """(instrument, now in ns) -> request. Equal requests of several instruments are sent once."""
+    applies: Callable[[Instrument], bool] = everything
+
+    @property
+    def data_type(self) -> str:
+        """What it yields."""
+        return self.answer.data_type
+
+
+@dataclass(frozen=True, slots=True)
+class Volumes:
+    """How instruments are ranked: what ``top:50`` means."""
+
+    requests: tuple[Request, ...]
+    decode: Callable[[bytes], Mapping[str, float]]
+    """Answer -> venue symbol -> 24 h volume in quote or USD, good enough for an order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,27 +366,58 @@ class Venue:
     recorded_channels: tuple[Channel, ...] = ()
     """Further channels that recordings contain and ``replay`` reads."""
     trade_history: TradeHistory | None = None
+    polls: tuple[Poll, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    """Further answers that recordings contain and ``replay`` reads."""
+    volumes: Volumes | None = None
+    book_paths: tuple[str, ...] = ()
+    """Last parts of the paths whose answers are books."""
+    enveloped: Callable[[bytes], bytes] | None = None
+    """Put a frame of another kind of socket, as examples have them, into the form of ours."""
+    greeting: Callable[[int], Sequence[str]] | None = None
+    """(request id) -> messages to send when a socket opens, before any subscription."""
     docs: str = ""
 
     def channel(self, data_type: str) -> Channel:
-        """Give the channel that yields a data type.
+        """Give the first channel that yields a data type.
 
         Raises
         ------
         KeyError
-            If this venue does not offer it.
+            If this venue does not stream it.
         """
         for channel in self.channels:
             if channel.data_type == data_type:
                 return channel
-        raise KeyError(f"{self.name} does not offer {data_type}")
+        raise KeyError(f"{self.name} does not stream {data_type}")
+
+    def channels_of(self, data_type: str, instrument: Instrument, intervals: Sequence[str] = ()) -> list[Channel]:
+        """Give the channels that yield a data type of an instrument.
+
+        Parameters
+        ----------
+        intervals : of candles
+        """
+        return [
+            channel
+            for channel in self.channels
+            if channel.data_type == data_type
+            and channel.applies(instrument)
+            and (not channel.interval or channel.interval in intervals)
+        ]
+
+    @property
+    def intervals(self) -> tuple[str, ...]:
+        """Lengths of candles on offer."""
+        return tuple(dict.fromkeys(channel.interval for channel in self.channels if channel.interval))
 
     @property
     def data_types(self) -> tuple[str, ...]:
         """What can be collected here, ``orderbook_delta`` included where there are books."""
-        found: list[str] = []
+        found: dict[str, None] = {}
         for channel in self.channels:
-            found.append(channel.data_type)
+            found[channel.data_type] = None
             if isinstance(channel.codec, BookCodec):
-                found.append("orderbook_delta")
+                found["orderbook_delta"] = None
+        found.update((poll.data_type, None) for poll in self.polls)
         return tuple(found)

@@ -175,8 +175,7 @@ def _judge_trades(
             verdict.problems.append(
                 f"{listing.venue} {listing.symbol}: trade {identity} is {row}, was {price} x {quantity}"
             )
-    market_type = "spot" if listing.contract is None else "perpetual"
-    subject = f"trades-data.{listing.venue}.{market_type}.{listing.symbol.replace('.', '_')}"
+    subject = f"trades-data.{listing.venue}.{listing.market_type}.{listing.symbol.replace('.', '_')}"
     published = [record["sequence"] for record in asyncio.run(stream_records(nats, subject))]
     verdict.trades_published += len(published)
     seen = set(published)

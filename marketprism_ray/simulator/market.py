@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-Kind = Literal["trade", "book"]
+from marketprism_ray.instruments import MarketType
+
+LIQUIDATION_SHARE = 0.02
+EXPIRY = ("291228", 1_893_139_200_000)
+"""The one delivery day of dated contracts, 08:00 UTC: far away, so that nothing expires in a test."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,11 @@ class Listing:
     tick: Decimal
     lot: Decimal
     contract: tuple[str, str] | None = None
-    """(contract size, ``linear`` or ``inverse``); None for spot."""
+    """(contract size, ``linear`` or ``inverse``); None where the venue counts in base."""
+    market_type: MarketType = "spot"
+    expiry_ms: int | None = None
+    strike: str | None = None
+    option_type: Literal["C", "P"] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class TradeEvent:
     quantity: str
     taker_sold: bool
     time_ms: int
+    is_liquidation: bool = False
+    """True if the taker's order was a forced one; never on spot."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class Truth:
     quantities: list[str] = field(default_factory=list)
     taker_sold: list[bool] = field(default_factory=list)
     times_ms: list[int] = field(default_factory=list)
+    liquidations: list[bool] = field(default_factory=list)
     subscribed_from: int | None = None
     """First id after somebody subscribed these trades for the first time."""
 
@@ -159,6 +170,7 @@ class Symbol:
     def trade(self, time_ms: int) -> TradeEvent:
         """Let a trade happen."""
         sold = self._random.random() < 0.5
+        forced = self.listing.market_type != "spot" and self._random.random() < LIQUIDATION_SHARE
         self.trade_id += 1
         event = TradeEvent(
             self.listing,
@@ -167,6 +179,7 @@ class Symbol:
             self._quantity_text(self._quantity()),
             sold,
             time_ms,
+            forced,
         )
         truth = self.truth
         truth.ids.append(event.id)
@@ -174,6 +187,7 @@ class Symbol:
         truth.quantities.append(event.quantity)
         truth.taker_sold.append(sold)
         truth.times_ms.append(time_ms)
+        truth.liquidations.append(forced)
         return event
 
     def change(self, time_ms: int) -> BookEvent:
@@ -238,17 +252,65 @@ def _pairs(venue: str, lot: str, names: dict[str, tuple[str, str]], text: str) -
 
 _SPOT = {"BTC-USDT": ("91250", "0.01"), "ETH-USDT": ("3010", "0.01"), "SOL-USDT": ("142", "0.001")}
 
+
+def _derivative(
+    venue: str,
+    symbol: str,
+    venue_symbol: str,
+    step: tuple[str, str, str],
+    contract: tuple[str, str] | None = None,
+) -> Listing:
+    """List a derivative by its canonical name; ``step`` is (price, tick, lot)."""
+    base, quote, *rest = symbol.split("-")
+    dated = rest[0] != "SWAP"
+    is_option = len(rest) == 3
+    option_type: Literal["C", "P"] | None = None
+    if is_option:
+        option_type = "C" if rest[2] == "C" else "P"
+    return Listing(
+        venue,
+        symbol,
+        venue_symbol,
+        base,
+        quote,
+        Decimal(step[0]),
+        Decimal(step[1]),
+        Decimal(step[2]),
+        contract,
+        "option" if is_option else "futures" if dated else "perpetual",
+        EXPIRY[1] if dated else None,
+        rest[1] if is_option else None,
+        option_type,
+    )
+
+
 LISTINGS: tuple[Listing, ...] = (
     *_pairs("binance_spot", "0.00001", _SPOT, "{b}{q}"),
     *_pairs("okx_spot", "0.00001", _SPOT, "{b}-{q}"),
     *(
-        Listing("okx_derivatives", s, s, b, q, Decimal(p), Decimal(t), Decimal("0.01"), c)
-        for s, b, q, p, t, c in (
-            ("BTC-USDT-SWAP", "BTC", "USDT", "91240", "0.1", ("0.01", "linear")),
-            ("ETH-USDT-SWAP", "ETH", "USDT", "3009", "0.01", ("0.1", "linear")),
-            ("BTC-USD-SWAP", "BTC", "USD", "91230", "0.1", ("100", "inverse")),
+        _derivative("okx_derivatives", symbol, symbol, step, contract)
+        for symbol, step, contract in (
+            ("BTC-USDT-SWAP", ("91240", "0.1", "0.01"), ("0.01", "linear")),
+            ("ETH-USDT-SWAP", ("3009", "0.01", "0.01"), ("0.1", "linear")),
+            ("BTC-USD-SWAP", ("91230", "0.1", "0.01"), ("100", "inverse")),
+            ("BTC-USDT-291228", ("93100", "0.1", "0.01"), ("0.01", "linear")),
+            ("BTC-USD-291228-100000-C", ("0.0215", "0.0001", "1"), ("0.01", "linear")),
+            ("BTC-USD-291228-80000-P", ("0.0180", "0.0001", "1"), ("0.01", "linear")),
         )
     ),
+    _derivative("binance_derivatives", "BTC-USDT-SWAP", "BTCUSDT", ("91248", "0.1", "0.001")),
+    _derivative("binance_derivatives", "ETH-USDT-SWAP", "ETHUSDT", ("3008", "0.01", "0.001")),
+    _derivative("binance_derivatives", "BTC-USDT-291228", "BTCUSDT_291228", ("93110", "0.1", "0.001")),
+    _derivative("binance_coinm", "BTC-USD-SWAP", "BTCUSD_PERP", ("91235", "0.1", "1"), ("100", "inverse")),
+    _derivative("binance_coinm", "ETH-USD-SWAP", "ETHUSD_PERP", ("3007", "0.01", "1"), ("10", "inverse")),
+    _derivative("binance_coinm", "BTC-USD-291228", "BTCUSD_291228", ("93105", "0.1", "1"), ("100", "inverse")),
+    # Deribit counts inverse contracts in USD, everything else in base.
+    _derivative("deribit_derivatives", "BTC-USD-SWAP", "BTC-PERPETUAL", ("91249.5", "0.5", "10"), ("1", "inverse")),
+    _derivative("deribit_derivatives", "ETH-USD-SWAP", "ETH-PERPETUAL", ("3009.5", "0.05", "1"), ("1", "inverse")),
+    _derivative("deribit_derivatives", "BTC-USDC-SWAP", "BTC_USDC-PERPETUAL", ("91250", "0.5", "0.0001")),
+    _derivative("deribit_derivatives", "BTC-USD-291228", "BTC-28DEC29", ("93120", "0.5", "10"), ("1", "inverse")),
+    _derivative("deribit_derivatives", "BTC-USD-291228-100000-C", "BTC-28DEC29-100000-C", ("0.0215", "0.0001", "0.1")),
+    _derivative("deribit_derivatives", "BTC-USD-291228-80000-P", "BTC-28DEC29-80000-P", ("0.018", "0.0001", "0.1")),
 )
 
 
@@ -265,7 +327,7 @@ class Market:
             (listing.venue, listing.symbol): Symbol(
                 listing,
                 f"{seed}/{listing.venue}/{listing.symbol}",
-                padded if listing.venue.startswith("binance") else plain,
+                padded if listing.venue == "binance_spot" else plain,
                 levels,
                 400 if listing.venue.startswith("okx") else None,
             )

@@ -25,8 +25,8 @@ class Okx:
 
     def __init__(self, name: str, market: Market, wire: Wire, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self.name = name
-        self._keep_alive_s = keep_alive_s
-        self._changed: dict[str, float] = {}
+        self._keep_alive_ms = keep_alive_s * 1000
+        self._changed: dict[str, int] = {}
         self._market = market
         self._wire = wire
         self._spent: dict[str, deque[float]] = defaultdict(deque)
@@ -38,6 +38,21 @@ class Okx:
             web.get(f"/{self.name}/ws/v5/{{path:public|business}}", self._socket),
             web.get(f"/{self.name}/api/v5/{{endpoint:.+}}", self._rest),
         ]
+
+    def endpoints(self, host: str) -> dict[str, str]:
+        """Give the URL of each socket and of ``rest``."""
+        sockets = {path: f"ws://{host}/{self.name}/ws/v5/{path}" for path in ("public", "business")}
+        return {**sockets, "rest": f"http://{host}/{self.name}"}
+
+    def misbehave(self, kind: str) -> bool:
+        """Do a fault that only this house knows; False if it does not."""
+        if kind == "reset":
+            self.reset()
+        elif kind == "keep_alive":
+            self.keep_alive()
+        else:
+            return False
+        return True
 
     # --- sockets ---
 
@@ -96,7 +111,7 @@ class Okx:
         """Send an event to whoever subscribed it."""
         symbol = event.listing.venue_symbol
         if isinstance(event, BookEvent):
-            self._changed[symbol] = time.monotonic()
+            self._changed[symbol] = event.time_ms
             self._send("bbo-tbt", event, self._best)
             self._send("books", event, _book)
             return
@@ -110,22 +125,22 @@ class Okx:
             f'"ts":"{event.time_ms}","seqId":{event.last}}}]}}'
         )
 
-    def tick(self, now_s: float) -> None:
+    def tick(self, now_ms: int) -> None:
         """Say that books are alive which have not changed for long."""
         for symbol in self._market.of_venue(self.name):
-            if now_s - self._changed.setdefault(symbol.listing.venue_symbol, now_s) >= self._keep_alive_s:
-                self._keep_alive(symbol, now_s)
+            if now_ms - self._changed.setdefault(symbol.listing.venue_symbol, now_ms) >= self._keep_alive_ms:
+                self._keep_alive(symbol, now_ms)
 
     def keep_alive(self) -> None:
         """Say so of every book, now."""
         for symbol in self._market.of_venue(self.name):
-            self._keep_alive(symbol, time.monotonic())
+            self._keep_alive(symbol, _now())
 
-    def _keep_alive(self, symbol: Symbol, now_s: float) -> None:
+    def _keep_alive(self, symbol: Symbol, now_ms: int) -> None:
         """Send no levels, and ``prevSeqId`` equal to ``seqId``."""
-        self._changed[symbol.listing.venue_symbol] = now_s
+        self._changed[symbol.listing.venue_symbol] = now_ms
         last = symbol.update_id
-        self._send("books", BookEvent(symbol.listing, last, last, last, (), (), _now()), _book)
+        self._send("books", BookEvent(symbol.listing, last, last, last, (), (), now_ms), _book)
 
     def _send(self, channel: str, event: Any, write: Callable[[str, Any], str]) -> None:
         """Write a frame once, and only if a socket wants it."""
@@ -267,7 +282,7 @@ def _ticker(symbol: Symbol) -> dict[str, str]:
 
 
 def _type(symbol: Symbol) -> str:
-    return "SPOT" if symbol.listing.contract is None else "SWAP"
+    return {"spot": "SPOT", "perpetual": "SWAP", "futures": "FUTURES", "option": "OPTION"}[symbol.listing.market_type]
 
 
 def _info(symbol: Symbol) -> dict[str, Any]:

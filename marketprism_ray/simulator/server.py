@@ -18,18 +18,60 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from aiohttp import web
 
-from marketprism_ray.simulator.binance import BinanceSpot
-from marketprism_ray.simulator.market import Market, Symbol
+from marketprism_ray.simulator.binance import Binance
+from marketprism_ray.simulator.deribit import Deribit
+from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent
 from marketprism_ray.simulator.okx import KEEP_ALIVE_S, Okx
 from marketprism_ray.simulator.wire import Fault, Wire
 
-VENUES = ("binance_spot", "okx_spot", "okx_derivatives")
+VENUES = (
+    "binance_spot",
+    "binance_derivatives",
+    "binance_coinm",
+    "okx_spot",
+    "okx_derivatives",
+    "deribit_derivatives",
+)
 BEAT_S = 0.005
+
+
+class House(Protocol):
+    """The server side of one venue."""
+
+    name: str
+    rate_limited: int
+    """Requests refused by its limiter."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """Give the HTTP routes, all below ``/<name>/``."""
+
+    def endpoints(self, host: str) -> dict[str, str]:
+        """Give the URL of each socket and of ``rest``, as ``exchanges.<venue>.endpoints`` takes them."""
+
+    def publish(self, event: TradeEvent | BookEvent) -> None:
+        """Send an event to whoever subscribed it."""
+
+    def tick(self, now_ms: int) -> None:
+        """Send what is due by time: tickers, candles, marks, open interest. Called each few milliseconds."""
+
+    def notice(self) -> None:
+        """Announce a shutdown on every socket, where the venue does."""
+
+    def misbehave(self, kind: str) -> bool:
+        """Do a fault only this venue knows (``reset``, ``keep_alive``); False if it does not."""
+
+
+def _house(name: str, market: Market, wire: Wire, keep_alive_s: float) -> House:
+    if name.startswith("binance"):
+        return Binance(name, market, wire)
+    if name.startswith("okx"):
+        return Okx(name, market, wire, keep_alive_s=keep_alive_s)
+    return Deribit(name, market, wire)
 
 
 class Simulator:
@@ -58,12 +100,7 @@ class Simulator:
         self.paused = False
         self.port = 0
         self.events = 0
-        self._houses: dict[str, BinanceSpot | Okx] = {
-            name: BinanceSpot(self.market, self.wire)
-            if name == BinanceSpot.name
-            else Okx(name, self.market, self.wire, keep_alive_s=keep_alive_s)
-            for name in venues
-        }
+        self._houses = {name: _house(name, self.market, self.wire, keep_alive_s) for name in venues}
         self._runner: web.AppRunner | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -103,14 +140,7 @@ class Simulator:
     def endpoints(self) -> dict[str, dict[str, str]]:
         """Give the URLs of each venue, as `exchanges.<venue>.endpoints` takes them."""
         host = f"127.0.0.1:{self.port}"
-        found = {}
-        for name in self._houses:
-            if name == BinanceSpot.name:
-                sockets = {"public": f"ws://{host}/{name}/stream"}
-            else:
-                sockets = {path: f"ws://{host}/{name}/ws/v5/{path}" for path in ("public", "business")}
-            found[name] = {**sockets, "rest": f"http://{host}/{name}"}
-        return found
+        return {name: house.endpoints(host) for name, house in self._houses.items()}
 
     async def _run(self) -> None:
         owed = 0.0
@@ -122,8 +152,7 @@ class Simulator:
             owed = min(owed + (now - last) * self.rate, self.rate / 10 + 1) if self.rate else 100.0
             last = now
             for house in self._houses.values():
-                if isinstance(house, Okx):
-                    house.tick(now)
+                house.tick(int(time.time() * 1000))
             if self.paused:
                 owed = 0.0
                 await asyncio.sleep(BEAT_S)
@@ -145,7 +174,7 @@ class Simulator:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         parts = request.path.split("/")
-        if "api" in parts[:3] and (fault := self.wire.active(parts[1], "delay", "status", "html")) is not None:
+        if _is_rest(parts) and (fault := self.wire.active(parts[1], "delay", "status", "html")) is not None:
             if fault.kind == "delay":
                 await asyncio.sleep(max(fault.seconds, 0.1))
             elif fault.kind == "html":
@@ -223,9 +252,8 @@ class Simulator:
         if fault.kind == "notice":
             house.notice()
         elif fault.kind in ("reset", "keep_alive"):
-            if not isinstance(house, Okx):
+            if not house.misbehave(fault.kind):
                 return web.Response(text=f"{fault.venue} has no {fault.kind}", status=400)
-            house.reset() if fault.kind == "reset" else house.keep_alive()
         else:
             self.wire.faults.append(fault)
         return web.json_response({"active": len(self.wire.faults)})
@@ -233,6 +261,11 @@ class Simulator:
     async def _pause(self, request: web.Request) -> web.Response:
         self.paused = request.match_info["word"] == "pause"
         return web.json_response({"paused": self.paused, "events": self.events})
+
+
+def _is_rest(parts: Sequence[str]) -> bool:
+    """Tell a request to a venue's REST API by the second part of its path."""
+    return len(parts) > 2 and parts[2] in ("api", "fapi", "dapi", "futures") and parts[1] in VENUES
 
 
 def _from_subscription(symbol: Symbol) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Binance: spot.
+"""Binance: spot, and what its futures (``binance_futures.py``) have in common with it.
 
 References
 ----------
@@ -9,16 +9,21 @@ https://developers.binance.com/docs/binance-spot-api-docs/rest-api (read July 20
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, ClassVar
 
 import msgspec
 
+from marketprism_ray import records
+from marketprism_ray.amounts import common, multiplied, percent, to_base, trade
 from marketprism_ray.errors import FrameError, RateLimited, TransportError, VenueError, shorten
 from marketprism_ray.instruments import Instrument, canonical_symbol
+from marketprism_ray.records import Record
 from marketprism_ray.venue import (
     MS,
     Ack,
+    Answer,
     BookCodec,
     Budget,
     Channel,
@@ -27,7 +32,9 @@ from marketprism_ray.venue import (
     Delta,
     Follows,
     Heartbeat,
+    Lookup,
     Priority,
+    RecordCodec,
     Rejected,
     Request,
     Rest,
@@ -37,6 +44,7 @@ from marketprism_ray.venue import (
     TradeCodec,
     TradeHistory,
     Venue,
+    Volumes,
     WireLevel,
 )
 
@@ -97,6 +105,100 @@ class RestDepth(msgspec.Struct, gc=False):
     asks: list[WireLevel]
 
 
+class Ticker24(msgspec.Struct, gc=False):
+    """``24hrTicker``. Futures have no best bid and offer in it."""
+
+    s: str
+    p: str
+    P: str
+    w: str
+    c: str
+    Q: str
+    o: str
+    h: str
+    l: str  # noqa: E741 - the venue's name
+    v: str
+    q: str
+    O: int  # noqa: E741 - the venue's name
+    C: int
+    n: int
+    E: int
+    b: str | None = None
+    B: str | None = None
+    a: str | None = None
+    A: str | None = None
+    st: int | None = None
+
+
+class BookTicker(msgspec.Struct, gc=False):
+    """``bookTicker``: best bid and offer. Spot sends no time."""
+
+    s: str
+    u: int
+    b: str
+    B: str
+    a: str
+    A: str
+    T: int | None = None
+    st: int | None = None
+
+
+class Candle(msgspec.Struct, gc=False):
+    """``k`` of a ``kline``."""
+
+    t: int
+    T: int
+    s: str
+    i: str
+    o: str
+    h: str
+    l: str  # noqa: E741 - the venue's name
+    c: str
+    v: str
+    q: str
+    n: int
+    V: str
+    Q: str
+    x: bool
+
+
+class KlineEvent(msgspec.Struct, gc=False):
+    """``<symbol>@kline_<interval>``."""
+
+    E: int
+    k: Candle
+    st: int | None = None
+
+    @property
+    def s(self) -> str:
+        """Symbol."""
+        return self.k.s
+
+
+class RestTicker(msgspec.Struct, gc=False):
+    """A row of ``ticker/24hr``."""
+
+    symbol: str
+    priceChange: str
+    priceChangePercent: str
+    weightedAvgPrice: str
+    lastPrice: str
+    lastQty: str
+    openPrice: str
+    highPrice: str
+    lowPrice: str
+    volume: str
+    openTime: int
+    closeTime: int
+    count: int
+    quoteVolume: str | None = None
+    baseVolume: str | None = None
+    bidPrice: str | None = None
+    bidQty: str | None = None
+    askPrice: str | None = None
+    askQty: str | None = None
+
+
 class _Control(msgspec.Struct):
     """A frame that is not an event of a subscribed stream."""
 
@@ -126,14 +228,14 @@ class _RestError(msgspec.Struct):
     msg: str
 
 
-def _combined(kind: type[Any]) -> Callable[[bytes], Any]:
+def combined(kind: type[Any]) -> Callable[[bytes], Any]:
     """Give a decoder of ``{"stream": ..., "data": kind}``."""
     return msgspec.json.Decoder(msgspec.defstruct("Combined", [("data", kind)], gc=False)).decode
 
 
-_decode_trade = _combined(Trade)
-_decode_aggregate = _combined(AggregateTrade)
-_decode_depth = _combined(DepthUpdate)
+decode_trade = combined(Trade)
+decode_aggregate = combined(AggregateTrade)
+_decode_depth = combined(DepthUpdate)
 _decode_control = msgspec.json.Decoder(_Control).decode
 _decode_rest_trades = msgspec.json.Decoder(list[RestTrade]).decode
 _decode_rest_depth = msgspec.json.Decoder(RestDepth).decode
@@ -141,24 +243,287 @@ _decode_exchange_info = msgspec.json.Decoder(_ExchangeInfo).decode
 _decode_rest_error = msgspec.json.Decoder(_RestError).decode
 
 
-def _trades(raw: bytes) -> Sequence[Trade]:
-    return (_decode_trade(raw).data,)
+def decode_trades(raw: bytes) -> Sequence[Trade]:
+    """Read a trade frame."""
+    return (decode_trade(raw).data,)
 
 
-def _aggregates(raw: bytes) -> Sequence[AggregateTrade]:
-    return (_decode_aggregate(raw).data,)
+def decode_aggregates(raw: bytes) -> Sequence[AggregateTrade]:
+    """Read an aggregate trade frame."""
+    return (decode_aggregate(raw).data,)
 
 
 def _deltas(raw: bytes) -> Sequence[Delta]:
     return (_decode_depth(raw).data,)
 
 
-def _is_buyer_maker(trades: Sequence[Any]) -> list[bool]:
+def is_buyer_maker(trades: Sequence[Any]) -> list[bool]:
+    """Give ``m``: true means that the taker sold."""
     return [trade.is_buyer_maker for trade in trades]
 
 
-def _fills(trades: Sequence[AggregateTrade]) -> list[int]:
+def fills(trades: Sequence[AggregateTrade]) -> list[int]:
+    """Give the fills merged into each aggregate; futures leave out insurance-fund and ADL fills between them."""
     return [trade.last_trade - trade.first_trade + 1 for trade in trades]
+
+
+# --- low-rate data ---------------------------------------------------------------------------------------------------
+
+RestKline = tuple[int, str, str, str, str, str, int, str, int, str, str, str]
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    stream: str
+    data: msgspec.Raw
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_rest_klines = msgspec.json.Decoder(list[RestKline]).decode
+
+
+def events(
+    kind: type[Any], to_record: Callable[[Any, Instrument, int], Record | None], universe: int | None = None
+) -> Callable[[bytes, Lookup, int], Sequence[Record]]:
+    """Give the reader of a channel, also of its ``!...@arr`` form.
+
+    Parameters
+    ----------
+    kind : wire struct with a symbol ``s``
+    to_record : (event, instrument, receive time ns) -> record, or None if the event holds none
+    universe : the ``st`` of this market (1 USD-M, 2 COIN-M): since 2026-06-30 the all-market streams of both futures
+        markets carry the symbols of both
+    """
+    decode_one = msgspec.json.Decoder(kind).decode
+    decode_many = msgspec.json.Decoder(list[kind]).decode  # type: ignore[valid-type]
+
+    def decode(raw: bytes, lookup: Lookup, received: int) -> Sequence[Record]:
+        data = _decode_envelope(raw).data
+        found = []
+        for event in decode_many(data) if bytes(memoryview(data)[:1]) == b"[" else (decode_one(data),):
+            if universe is not None and event.st not in (None, universe):
+                continue
+            instrument = lookup(event.s)
+            if instrument is not None and (record := to_record(event, instrument, received)) is not None:
+                found.append(record)
+        return found
+
+    return decode
+
+
+def _volumes(instrument: Instrument, v: str, q: str) -> tuple[str | None, str | None]:
+    """Give volume in base and in quote: ``v`` is base and ``q`` quote, but on inverse contracts contracts and base."""
+    return (q, multiplied(v, instrument.contract_size)) if instrument.is_inverse else (v, q)
+
+
+def ticker(event: Ticker24, instrument: Instrument, received: int) -> Record:
+    """Read 24 h statistics; ``P`` is in percent."""
+    volume, quote_volume = _volumes(instrument, event.v, event.q)
+    return records.Ticker(
+        **common(instrument, event.E * MS, received),
+        last_price=event.c,
+        last_quantity=to_base(instrument, event.Q, event.c),
+        open_price=event.o,
+        high_price=event.h,
+        low_price=event.l,
+        volume=volume,
+        quote_volume=quote_volume,
+        price_change=event.p,
+        price_change_percent=percent(event.P),
+        weighted_average_price=event.w,
+        best_bid_price=event.b,
+        best_bid_quantity=to_base(instrument, event.B, event.b),
+        best_ask_price=event.a,
+        best_ask_quantity=to_base(instrument, event.A, event.a),
+        trade_count=event.n,
+        open_time=event.O * MS,
+        close_time=event.C * MS,
+    )
+
+
+def book_ticker(event: BookTicker, instrument: Instrument, received: int) -> Record:
+    """Read best bid and offer; an empty side has quantity 0."""
+    bid = (event.b, event.B) if Decimal(event.B) else (None, None)
+    ask = (event.a, event.A) if Decimal(event.A) else (None, None)
+    return records.Ticker(
+        **common(instrument, received if event.T is None else event.T * MS, received),
+        best_bid_price=bid[0],
+        best_bid_quantity=to_base(instrument, bid[1], bid[0]),
+        best_ask_price=ask[0],
+        best_ask_quantity=to_base(instrument, ask[1], ask[0]),
+    )
+
+
+def kline(event: KlineEvent, instrument: Instrument, received: int) -> Record:
+    """Read a candle."""
+    k = event.k
+    volume, quote_volume = _volumes(instrument, k.v, k.q)
+    bought, quote_bought = _volumes(instrument, k.V, k.Q)
+    assert volume is not None
+    return records.Kline(
+        **common(instrument, event.E * MS, received),
+        interval=k.i,
+        open_time=k.t * MS,
+        close_time=(k.T + 1) * MS,
+        open_price=k.o,
+        high_price=k.h,
+        low_price=k.l,
+        close_price=k.c,
+        volume=volume,
+        quote_volume=quote_volume,
+        trade_count=k.n,
+        taker_buy_volume=bought,
+        taker_buy_quote_volume=quote_bought,
+        is_closed=k.x,
+    )
+
+
+def rest_klines(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+    """Read ``klines``; the last row may be a candle that is still open."""
+    instrument = lookup(params["symbol"])
+    if instrument is None:
+        return []
+    found = []
+    for t, o, h, low, c, v, last, q, n, bought, quote_bought, _ in _decode_rest_klines(body):
+        candle = Candle(
+            t, last, params["symbol"], params["interval"], o, h, low, c, v, q, n, bought, quote_bought, False
+        )
+        candle.x = (last + 1) * MS <= received
+        record = kline(KlineEvent(last, candle), instrument, received)
+        found.append(msgspec.structs.replace(record, source="backfill"))
+    return found
+
+
+def rest_tickers(body: bytes, _: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+    """Read ``ticker/24hr``: one object or a list of them."""
+    rows = _decode_rest_tickers(body) if body[:1] == b"[" else [_decode_rest_ticker(body)]
+    found = []
+    for row in rows:
+        instrument = lookup(row.symbol)
+        if instrument is None:
+            continue
+        volume = row.baseVolume if instrument.is_inverse or row.quoteVolume is None else row.volume
+        contracts = multiplied(row.volume, instrument.contract_size)
+        found.append(
+            records.Ticker(
+                **common(instrument, row.closeTime * MS, received, "poll"),
+                last_price=row.lastPrice,
+                last_quantity=to_base(instrument, row.lastQty, row.lastPrice),
+                open_price=row.openPrice,
+                high_price=row.highPrice,
+                low_price=row.lowPrice,
+                volume=volume,
+                quote_volume=contracts if instrument.is_inverse else row.quoteVolume,
+                price_change=row.priceChange,
+                price_change_percent=percent(row.priceChangePercent),
+                weighted_average_price=row.weightedAvgPrice,
+                best_bid_price=row.bidPrice,
+                best_bid_quantity=to_base(instrument, row.bidQty, row.bidPrice),
+                best_ask_price=row.askPrice,
+                best_ask_quantity=to_base(instrument, row.askQty, row.askPrice),
+                trade_count=row.count,
+                open_time=row.openTime * MS,
+                close_time=row.closeTime * MS,
+            )
+        )
+    return found
+
+
+class RestAggregate(msgspec.Struct, gc=False):
+    """A row of ``aggTrades``."""
+
+    sequence: int = msgspec.field(name="a")
+    price: str = msgspec.field(name="p")
+    quantity: str = msgspec.field(name="q")
+    time: int = msgspec.field(name="T")
+    is_buyer_maker: bool = msgspec.field(name="m")
+    first_trade: int = msgspec.field(name="f")
+    last_trade: int = msgspec.field(name="l")
+
+
+decode_rest_aggregates = msgspec.json.Decoder(list[RestAggregate]).decode
+
+
+def rest_aggregates(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+    """Read ``aggTrades``."""
+    instrument = lookup(params["symbol"])
+    if instrument is None:
+        return []
+    return [
+        trade(
+            instrument,
+            received,
+            "backfill",
+            time=row.time * MS,
+            sequence=row.sequence,
+            price=row.price,
+            quantity=row.quantity,
+            is_buyer_maker=row.is_buyer_maker,
+            count=row.last_trade - row.first_trade + 1,
+        )
+        for row in decode_rest_aggregates(body)
+    ]
+
+
+def rest_trades(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+    """Read ``trades`` and ``historicalTrades``."""
+    instrument = lookup(params["symbol"])
+    if instrument is None:
+        return []
+    return [
+        trade(
+            instrument,
+            received,
+            "backfill",
+            time=row.time * MS,
+            sequence=row.sequence,
+            price=row.price,
+            quantity=row.quantity,
+            is_buyer_maker=row.is_buyer_maker,
+        )
+        for row in _decode_rest_trades(body)
+    ]
+
+
+_decode_rest_ticker = msgspec.json.Decoder(RestTicker).decode
+_decode_rest_tickers = msgspec.json.Decoder(list[RestTicker]).decode
+
+
+class _Volume(msgspec.Struct, gc=False):
+    symbol: str
+    quoteVolume: str | None = None
+    baseVolume: str | None = None
+    lastPrice: str = "0"
+
+
+_decode_volumes = msgspec.json.Decoder(list[_Volume]).decode
+
+
+def volumes(body: bytes) -> dict[str, float]:
+    """Rank by 24 h volume in quote."""
+    return {
+        row.symbol: float(row.quoteVolume) if row.quoteVolume else float(row.baseVolume or 0) * float(row.lastPrice)
+        for row in _decode_volumes(body)
+    }
+
+
+def figures(*names: str, inside: str = "") -> Callable[[bytes], dict[str, Any]]:
+    """Give the reader of the venue's own figures in a frame, for ``replay``."""
+
+    def shown(raw: bytes) -> dict[str, Any]:
+        data = json.loads(bytes(_decode_envelope(raw).data))
+        return {name: (data[inside] if inside else data)[name] for name in names}
+
+    return shown
+
+
+def kline_channels(endpoint: str, universe: int | None, names: Sequence[str]) -> tuple[Channel, ...]:
+    """Give one channel for each length of candle."""
+    codec = RecordCodec(
+        events(KlineEvent, kline, universe), figures("t", "o", "h", "l", "c", "v", "n", "x", inside="k")
+    )
+    return tuple(
+        Channel("kline", f"kline_{name}", endpoint, key(f"kline_{name}"), codec, None, interval=name) for name in names
+    )
 
 
 # --- order book: "How to manage a local order book correctly", steps as corrected on 2025-11-12 ----------------------
@@ -223,8 +588,44 @@ def control(raw: bytes) -> Control:
     raise FrameError(f"neither an event nor an answer: {shorten(raw)}")
 
 
+_CHANNEL_OF_EVENT = {
+    "markPriceUpdate": "markPrice",
+    "24hrTicker": "ticker",
+    "depthUpdate": "depth@100ms",
+    "bookTicker": "bookTicker",
+    "forceOrder": "forceOrder",
+    "aggTrade": "aggTrade",
+    "trade": "trade",
+}
+
+
+class _Bare(msgspec.Struct):
+    e: str | None = None
+    s: str | None = None
+    o: msgspec.Raw = msgspec.Raw()
+
+
+class _Symbolic(msgspec.Struct):
+    s: str
+
+
+_decode_bare = msgspec.json.Decoder(_Bare).decode
+_decode_symbolic = msgspec.json.Decoder(_Symbolic).decode
+
+
+def enveloped(raw: bytes) -> bytes:
+    """Put an event of a raw socket under the name it has on a combined one."""
+    event = _decode_bare(raw)
+    if event.e not in _CHANNEL_OF_EVENT:
+        return raw
+    symbol = event.s or _decode_symbolic(event.o).s
+    return f'{{"stream":"{symbol.lower()}@{_CHANNEL_OF_EVENT[event.e]}","data":'.encode() + raw + b"}"
+
+
 def parse_key(key: str) -> tuple[str, str]:
-    """Give channel and venue symbol of a stream name."""
+    """Give channel and venue symbol of a stream name; streams of all symbols begin with an exclamation mark."""
+    if key.startswith("!"):
+        return key, ""
     symbol, _, channel = key.partition("@")
     return channel, symbol.upper()
 
@@ -233,11 +634,13 @@ def _text(request_id: int | str | None) -> str | None:
     return None if request_id is None else str(request_id)
 
 
-def _subscribe(keys: Sequence[str], request_id: int) -> str:
+def subscribe(keys: Sequence[str], request_id: int) -> str:
+    """Write a subscribe message."""
     return json.dumps({"method": "SUBSCRIBE", "params": list(keys), "id": request_id}, ensure_ascii=False)
 
 
-def _unsubscribe(keys: Sequence[str], request_id: int) -> str:
+def unsubscribe(keys: Sequence[str], request_id: int) -> str:
+    """Write an unsubscribe message."""
     return json.dumps({"method": "UNSUBSCRIBE", "params": list(keys), "id": request_id}, ensure_ascii=False)
 
 
@@ -278,7 +681,7 @@ def _spot_instruments(body: bytes) -> list[Instrument]:
     return found
 
 
-def _key(name: str) -> Callable[[Instrument], str]:
+def key(name: str) -> Callable[[Instrument], str]:
     """Stream names are lower case; symbols may be any Unicode text."""
     return lambda instrument: f"{instrument.venue_symbol.lower()}@{name}"
 
@@ -292,8 +695,10 @@ def _history_request(instrument: Instrument, first: int, last: int) -> Request:
     )
 
 
-_TRADE = TradeCodec(_trades, MS, _is_buyer_maker, decode_one=_decode_trade)
-_AGGREGATE = TradeCodec(_aggregates, MS, _is_buyer_maker, _fills, decode_one=_decode_aggregate)
+INTERVALS = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
+BOOK_TICKER = RecordCodec(events(BookTicker, book_ticker), figures("u", "b", "B", "a", "A"))
+_TRADE = TradeCodec(decode_trades, MS, is_buyer_maker, decode_one=decode_trade)
+_AGGREGATE = TradeCodec(decode_aggregates, MS, is_buyer_maker, fills, decode_one=decode_aggregate)
 _SPOT_BOOK = BookCodec(
     decode=_deltas,
     time_ns=MS,
@@ -331,15 +736,34 @@ SPOT = Venue(
     control=control,
     parse_key=parse_key,
     recording="binance_spot",
-    subscribe=_subscribe,
-    unsubscribe=_unsubscribe,
+    subscribe=subscribe,
+    unsubscribe=unsubscribe,
     instrument_requests=(Request("/api/v3/exchangeInfo", {}, (("weight", 20), ("raw", 1))),),
     decode_instruments=_spot_instruments,
     channels=(
-        Channel("trade", "trade", "public", _key("trade"), _TRADE, None),
-        Channel("orderbook", "depth@100ms", "public", _key("depth@100ms"), _SPOT_BOOK, 0.1),
+        Channel("trade", "trade", "public", key("trade"), _TRADE, None),
+        Channel("orderbook", "depth@100ms", "public", key("depth@100ms"), _SPOT_BOOK, 0.1),
+        Channel("ticker", "ticker", "public", key("ticker"), RecordCodec(events(Ticker24, ticker)), 1.0),
+        *kline_channels("public", None, INTERVALS),
     ),
-    recorded_channels=(Channel("trade", "aggTrade", "public", _key("aggTrade"), _AGGREGATE, None),),
+    recorded_channels=(
+        Channel("trade", "aggTrade", "public", key("aggTrade"), _AGGREGATE, None),
+        Channel("ticker", "bookTicker", "public", key("bookTicker"), BOOK_TICKER, None),
+        Channel("ticker", "!bookTicker", "public", lambda _: "!bookTicker", BOOK_TICKER, None),
+        Channel(
+            "ticker", "!ticker@arr", "public", lambda _: "!ticker@arr", RecordCodec(events(Ticker24, ticker)), None
+        ),
+    ),
+    answers=(
+        Answer("kline", "/api/v3/klines", rest_klines),
+        Answer("trade", "/api/v3/aggTrades", rest_aggregates),
+        Answer("trade", "/api/v3/trades", rest_trades),
+        Answer("trade", "/api/v3/historicalTrades", rest_trades),
+        Answer("ticker", "/api/v3/ticker/24hr", rest_tickers),
+    ),
+    book_paths=("depth",),
+    enveloped=enveloped,
+    volumes=Volumes((Request("/api/v3/ticker/24hr", {}, (("weight", 80), ("raw", 1))),), volumes),
     # fromId is inclusive and ascending; no key and no documented age limit.
     trade_history=TradeHistory(_history_request, _decode_rest_trades, newest_first=False),
     docs="https://developers.binance.com/docs/binance-spot-api-docs",

@@ -1,4 +1,4 @@
-"""OKX v5: spot and derivatives (perpetual swaps).
+"""OKX v5: spot and derivatives (swaps, futures, options).
 
 References
 ----------
@@ -11,18 +11,32 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import chain, zip_longest
 from typing import Any, ClassVar
 
 import msgspec
 
+from marketprism_ray import records
+from marketprism_ray.amounts import (
+    base_and_quote,
+    common,
+    difference,
+    given,
+    quotient,
+    shares,
+    to_base,
+    window,
+)
 from marketprism_ray.errors import FrameError, RateLimited, TransportError, VenueError, shorten
 from marketprism_ray.instruments import Instrument, MarketType, canonical_symbol
+from marketprism_ray.records import Record, Source
 from marketprism_ray.venue import (
     MS,
     Ack,
+    Answer,
     BookCodec,
     Budget,
     Channel,
@@ -32,7 +46,10 @@ from marketprism_ray.venue import (
     Follows,
     Heartbeat,
     Ignore,
+    Lookup,
+    Poll,
     Priority,
+    RecordCodec,
     Rejected,
     Request,
     Rest,
@@ -42,6 +59,7 @@ from marketprism_ray.venue import (
     TradeCodec,
     TradeHistory,
     Venue,
+    Volumes,
     WireLevel,
 )
 
@@ -86,6 +104,111 @@ class _Books(msgspec.Struct, gc=False):
     action: str = "update"
 
 
+class _Arg(msgspec.Struct, omit_defaults=True):
+    channel: str
+    instId: str | None = None
+    instType: str | None = None
+    instFamily: str | None = None
+    uly: str | None = None
+
+
+class Ticker(msgspec.Struct, gc=False):
+    """``tickers``. Options have empty text for what is absent."""
+
+    instId: str
+    last: str
+    lastSz: str
+    askPx: str
+    askSz: str
+    bidPx: str
+    bidSz: str
+    open24h: str
+    high24h: str
+    low24h: str
+    vol24h: str
+    volCcy24h: str
+    ts: int
+
+
+class BestPrices(msgspec.Struct, gc=False):
+    """``bbo-tbt``: a book of one level a side."""
+
+    asks: list[WireLevel]
+    bids: list[WireLevel]
+    ts: int
+
+
+class Window(BestPrices, gc=False):
+    """``books5``: the best five levels, whole each time."""
+
+    seqId: int = -1
+
+
+class FundingRate(msgspec.Struct, gc=False):
+    """``funding-rate``. Messages of 2022 have fewer fields."""
+
+    instId: str
+    fundingRate: str
+    fundingTime: int
+    nextFundingRate: str = ""
+    nextFundingTime: str = ""
+    premium: str = ""
+    ts: str = ""
+    realizedRate: str = ""
+
+
+class OpenInterest(msgspec.Struct, gc=False):
+    """``open-interest``."""
+
+    instId: str
+    oi: str
+    oiCcy: str
+    ts: int
+    oiUsd: str = ""
+
+
+class LiquidationDetail(msgspec.Struct, gc=False):
+    """One forced order."""
+
+    side: str
+    bkPx: str
+    sz: str
+    ts: int
+
+
+class Liquidations(msgspec.Struct, gc=False):
+    """``liquidation-orders``: a sample, unordered; the first push after subscribing is history."""
+
+    instId: str
+    details: list[LiquidationDetail]
+
+
+class OptionSummary(msgspec.Struct, gc=False):
+    """``opt-summary``: volatilities are fractions; ``...BS`` greeks are in USD, the others in coin."""
+
+    instId: str
+    uly: str
+    deltaBS: str
+    gammaBS: str
+    vegaBS: str
+    thetaBS: str
+    markVol: str
+    bidVol: str
+    askVol: str
+    ts: int
+    fwdPx: str = ""
+
+
+class _Push(msgspec.Struct, gc=False):
+    arg: _Arg
+    data: msgspec.Raw
+
+
+class _RestRows(msgspec.Struct):
+    code: str
+    data: msgspec.Raw
+
+
 class _RestTrades(msgspec.Struct):
     code: str
     data: list[Trade]
@@ -94,13 +217,6 @@ class _RestTrades(msgspec.Struct):
 class _RestBooks(msgspec.Struct):
     code: str
     data: list[Book]
-
-
-class _Arg(msgspec.Struct, omit_defaults=True):
-    channel: str
-    instId: str | None = None
-    instType: str | None = None
-    instFamily: str | None = None
 
 
 class _Control(msgspec.Struct):
@@ -143,6 +259,9 @@ _decode_trades = msgspec.json.Decoder(_Trades, strict=False).decode
 _decode_books = msgspec.json.Decoder(_Books, strict=False).decode
 _decode_rest_trades = msgspec.json.Decoder(_RestTrades, strict=False).decode
 _decode_rest_books = msgspec.json.Decoder(_RestBooks, strict=False).decode
+_decode_push = msgspec.json.Decoder(_Push).decode
+_decode_rows = msgspec.json.Decoder(_RestRows).decode
+_decode_table = msgspec.json.Decoder(list[list[str]]).decode
 _decode_control = msgspec.json.Decoder(_Control).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_instruments = msgspec.json.Decoder(_Instruments).decode
@@ -187,6 +306,304 @@ def _deltas(raw: bytes) -> Sequence[Any]:
         )
         for book in frame.data
     ]
+
+
+# --- low-rate data ---------------------------------------------------------------------------------------------------
+
+
+def _pushes(
+    kind: type[Any], to_records: Callable[[Any, Instrument, int, Source], Sequence[Record]]
+) -> Callable[[bytes, Lookup, int], Sequence[Record]]:
+    """Give the reader of a channel whose rows name their instrument, or else its argument does."""
+    decode_rows = msgspec.json.Decoder(list[kind], strict=False).decode  # type: ignore[valid-type]
+
+    def decode(raw: bytes, lookup: Lookup, received: int) -> Sequence[Record]:
+        push = _decode_push(raw)
+        found: list[Record] = []
+        for row in decode_rows(push.data):
+            instrument = lookup(getattr(row, "instId", None) or push.arg.instId or "")
+            if instrument is not None:
+                found += to_records(row, instrument, received, "stream")
+        return found
+
+    return decode
+
+
+def _rows(
+    kind: type[Any], to_records: Callable[[Any, Instrument, int, Source], Sequence[Record]]
+) -> Callable[[bytes, Mapping[str, str], Lookup, int], Sequence[Record]]:
+    """Give the reader of a REST answer whose rows name their instrument."""
+    decode_rows: Callable[[msgspec.Raw], list[Any]] = msgspec.json.Decoder(list[kind], strict=False).decode  # type: ignore[valid-type]
+
+    def decode(body: bytes, _: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+        found: list[Record] = []
+        for row in decode_rows(_decode_rows(body).data):
+            instrument = lookup(row.instId)
+            if instrument is not None:
+                found += to_records(row, instrument, received, "poll")
+        return found
+
+    return decode
+
+
+def _ticker(row: Ticker, instrument: Instrument, received: int, source: Source) -> Sequence[Record]:
+    """``vol24h`` is in contracts, on spot in base; ``volCcy24h`` is base coin, but quote on spot."""
+    is_spot = instrument.market_type == "spot"
+    last, opened = given(row.last), given(row.open24h)
+    change = difference(last, opened)
+    return [
+        records.Ticker(
+            **common(instrument, row.ts * MS, received, source),
+            last_price=last,
+            last_quantity=to_base(instrument, row.lastSz, last),
+            open_price=opened,
+            high_price=given(row.high24h),
+            low_price=given(row.low24h),
+            volume=given(row.vol24h if is_spot else row.volCcy24h),
+            quote_volume=given(row.volCcy24h) if is_spot else None,
+            price_change=change,
+            price_change_percent=quotient(change, opened),
+            best_bid_price=given(row.bidPx),
+            best_bid_quantity=to_base(instrument, row.bidSz, row.bidPx),
+            best_ask_price=given(row.askPx),
+            best_ask_quantity=to_base(instrument, row.askSz, row.askPx),
+        )
+    ]
+
+
+def _best_prices(row: BestPrices, instrument: Instrument, received: int, source: Source) -> Sequence[Record]:
+    bid = row.bids[0] if row.bids else None
+    ask = row.asks[0] if row.asks else None
+    return [
+        records.Ticker(
+            **common(instrument, row.ts * MS, received, source),
+            best_bid_price=None if bid is None else bid.price,
+            best_bid_quantity=None if bid is None else to_base(instrument, bid.quantity, bid.price),
+            best_ask_price=None if ask is None else ask.price,
+            best_ask_quantity=None if ask is None else to_base(instrument, ask.quantity, ask.price),
+        )
+    ]
+
+
+def _window(row: Window, instrument: Instrument, received: int, source: Source) -> Sequence[Record]:
+    """Messages of 2022 have no ``seqId``: their time stands in."""
+    last = row.ts if row.seqId == -1 else row.seqId
+    return [window(instrument, received, time=row.ts * MS, last_update_id=last, bids=row.bids, asks=row.asks, depth=5)]
+
+
+_decode_windows = msgspec.json.Decoder(list[Window], strict=False).decode
+
+
+def _rest_book(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+    instrument = lookup(params["instId"])
+    if instrument is None:
+        return []
+    found: list[Record] = []
+    for row in _decode_windows(_decode_rows(body).data):
+        (record,) = _window(row, instrument, received, "poll")
+        depth = max(len(row.bids), len(row.asks))
+        found.append(msgspec.structs.replace(record, source="poll", depth=depth))
+    return found
+
+
+def _funding(row: FundingRate, instrument: Instrument, received: int, source: Source) -> Sequence[Record]:
+    """``fundingRate`` will be charged at ``fundingTime``; of a past one ``realizedRate`` was. Intervals may change."""
+    upcoming = int(row.nextFundingTime) * MS if row.nextFundingTime else None
+    charged = bool(row.realizedRate)
+    at = int(row.ts) * MS if row.ts else row.fundingTime * MS if charged else received
+    return [
+        records.FundingRate(
+            **common(instrument, at, received, source),
+            funding_rate=row.realizedRate if charged else given(row.fundingRate),
+            estimated_rate=given(row.nextFundingRate),
+            funding_time=row.fundingTime * MS,
+            next_funding_time=upcoming,
+            funding_interval=(upcoming - row.fundingTime * MS) // 1_000_000_000 if upcoming else None,
+            premium_index=given(row.premium),
+        )
+    ]
+
+
+def _open_interest(row: OpenInterest, instrument: Instrument, received: int, source: Source) -> Sequence[Record]:
+    """``oi`` is contracts, ``oiCcy`` base coin, ``oiUsd`` USD."""
+    return [
+        records.OpenInterest(
+            **common(instrument, row.ts * MS, received, source),
+            open_interest=given(row.oiCcy),
+            open_interest_value=given(row.oiUsd),
+            raw_quantity=given(row.oi),
+            quantity_unit=instrument.quantity_unit,
+        )
+    ]
+
+
+def _liquidations(row: Liquidations, instrument: Instrument, received: int, source: Source) -> Sequence[Record]:
+    """``bkPx`` is the price at which the position was bankrupt. There is no id: the content is one."""
+    found = []
+    for detail in row.details:
+        if detail.side not in ("buy", "sell"):
+            raise FrameError(f"side {detail.side!r} is neither buy nor sell")
+        quantity, value = base_and_quote(instrument, detail.sz, detail.bkPx)
+        found.append(
+            records.Liquidation(
+                **common(instrument, detail.ts * MS, received, source),
+                liquidation_id=f"{detail.ts}-{detail.side}-{detail.sz}-{detail.bkPx}",
+                side="sell" if detail.side == "sell" else "buy",
+                price=detail.bkPx,
+                quantity=quantity,
+                value=value,
+            )
+        )
+    return found
+
+
+def _greeks(row: OptionSummary, instrument: Instrument, received: int, source: Source) -> Sequence[Record]:
+    return [
+        records.OptionGreeks(
+            **common(instrument, row.ts * MS, received, source),
+            delta=given(row.deltaBS),
+            gamma=given(row.gammaBS),
+            vega=given(row.vegaBS),
+            theta=given(row.thetaBS),
+            mark_iv=given(row.markVol),
+            bid_iv=given(row.bidVol),
+            ask_iv=given(row.askVol),
+            underlying_price=given(row.fwdPx),
+            underlying_index=row.uly,
+        )
+    ]
+
+
+# The venue's names of candles. Bars of 6 hours and more follow UTC+8 unless they end in "utc".
+_CANDLES = {
+    "1s": "1s",
+    "1m": "1m",
+    "3m": "3m",
+    "5m": "5m",
+    "15m": "15m",
+    "30m": "30m",
+    "1h": "1H",
+    "2h": "2H",
+    "4h": "4H",
+    "6h": "6Hutc",
+    "12h": "12Hutc",
+    "1d": "1Dutc",
+    "1w": "1Wutc",
+    "1M": "1Mutc",
+}
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def _end_of(open_time: int, interval: str) -> int:
+    """Give the end of a candle, ns."""
+    number, unit = int(interval[:-1]), interval[-1]
+    if unit != "M":
+        return open_time + number * _SECONDS[unit] * 1_000_000_000
+    start = datetime.fromtimestamp(open_time // 1_000_000_000, UTC)
+    months = start.month - 1 + number
+    end = start.replace(year=start.year + months // 12, month=months % 12 + 1)
+    return int(end.timestamp()) * 1_000_000_000
+
+
+def _candle(row: list[str], interval: str, instrument: Instrument, received: int, source: Source) -> Record:
+    """Rows are ``[ts, o, h, l, c, vol, volCcy, volCcyQuote, confirm]``; those of 2022 end after ``volCcy``.
+
+    ``vol`` is contracts, on spot base; ``volCcy`` is base coin, on spot quote.
+    """
+    is_spot = instrument.market_type == "spot"
+    open_time = int(row[0]) * MS
+    end = _end_of(open_time, interval)
+    in_quote = row[7] if len(row) > 7 else row[6] if is_spot else None
+    return records.Kline(
+        **common(instrument, received if source == "stream" else end, received, source),
+        interval=interval,
+        open_time=open_time,
+        close_time=end,
+        open_price=row[1],
+        high_price=row[2],
+        low_price=row[3],
+        close_price=row[4],
+        volume=row[5] if is_spot else row[6],
+        quote_volume=in_quote,
+        is_closed=len(row) > 8 and row[8] == "1",
+    )
+
+
+def _candles(interval: str) -> Callable[[bytes, Lookup, int], Sequence[Record]]:
+    def decode(raw: bytes, lookup: Lookup, received: int) -> Sequence[Record]:
+        push = _decode_push(raw)
+        instrument = lookup(push.arg.instId or "")
+        if instrument is None:
+            return []
+        return [_candle(row, interval, instrument, received, "stream") for row in _decode_table(push.data)]
+
+    return decode
+
+
+def _rest_candles(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+    instrument = lookup(params["instId"])
+    if instrument is None:
+        return []
+    bar = params.get("bar", "1m").removesuffix("utc")
+    interval = bar if bar.endswith(("s", "m", "M")) else bar.lower()
+    rows = _decode_table(_decode_rows(body).data)
+    return [_candle(row, interval, instrument, received, "backfill") for row in rows]
+
+
+def _ratio(kind: type[Any]) -> Callable[[bytes, Mapping[str, str], Lookup, int], Sequence[Record]]:
+    """Rows are ``[ts, longs per short]``: the shares follow from it."""
+
+    def decode(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+        instrument = lookup(params["instId"])
+        if instrument is None:
+            return []
+        found = []
+        for ts, ratio in _decode_table(_decode_rows(body).data):
+            longs, shorts = shares(ratio)
+            found.append(
+                kind(
+                    **common(instrument, int(ts) * MS, received, "poll"),
+                    long_ratio=longs,
+                    short_ratio=shorts,
+                    long_short_ratio=ratio,
+                    period=params.get("period", "5m"),
+                )
+            )
+        return found
+
+    return decode
+
+
+def _figures(*names: str) -> Callable[[bytes], dict[str, Any]]:
+    """Give the reader of the venue's own figures in a push, for ``replay``."""
+
+    def shown(raw: bytes) -> dict[str, Any]:
+        row = json.loads(bytes(_decode_push(raw).data))[-1]
+        return {name: row[name] for name in names}
+
+    return shown
+
+
+class _Volume(msgspec.Struct, gc=False):
+    instId: str
+    instType: str
+    last: str
+    volCcy24h: str
+
+
+class _VolumeAnswer(msgspec.Struct):
+    data: list[_Volume]
+
+
+_decode_volumes = msgspec.json.Decoder(_VolumeAnswer).decode
+
+
+def _volumes(body: bytes) -> dict[str, float]:
+    """Rank by 24 h volume in quote: spot sends it, derivatives send coins."""
+    return {
+        row.instId: float(row.volCcy24h or 0) * (1.0 if row.instType == "SPOT" else float(row.last or 0))
+        for row in _decode_volumes(body).data
+    }
 
 
 # --- order book: https://www.okx.com/docs-v5/en/#order-book-trading-market-data-ws-order-book-channel ---------------
@@ -288,7 +705,7 @@ def _arg(fields: dict[str, str]) -> str:
 def parse_key(key: str) -> tuple[str, str]:
     """Give channel and instrument (or family, or type) of an argument."""
     arg = json.loads(key)
-    return arg["channel"], arg.get("instId") or arg.get("instFamily") or arg.get("instType", "")
+    return arg["channel"], arg.get("instId") or arg.get("instFamily") or arg.get("uly") or arg.get("instType", "")
 
 
 def _arg_key(arg: _Arg) -> str:
@@ -297,6 +714,8 @@ def _arg_key(arg: _Arg) -> str:
         return _arg({"channel": arg.channel, "instId": arg.instId})
     if arg.instFamily is not None:
         return _arg({"channel": arg.channel, "instFamily": arg.instFamily})
+    if arg.uly is not None:
+        return _arg({"channel": arg.channel, "uly": arg.uly})
     return _arg({"channel": arg.channel, "instType": arg.instType or ""})
 
 
@@ -324,6 +743,12 @@ def check(status: int, body: bytes) -> None:
     raise VenueError(text)
 
 
+_INSTRUMENT_TYPES: dict[MarketType, str] = {
+    "spot": "SPOT",
+    "perpetual": "SWAP",
+    "futures": "FUTURES",
+    "option": "OPTION",
+}
 _MARKET_TYPES: dict[str, MarketType] = {"SPOT": "spot", "SWAP": "perpetual", "FUTURES": "futures", "OPTION": "option"}
 
 
@@ -417,22 +842,155 @@ _LIMITS = SocketLimits(
 _HEARTBEAT = Heartbeat(silent_s=45, ping_after_s=20, ping="ping")
 _REST = Rest(
     # Requests per 2 s, by endpoint. history-trades: 20 in the documentation, 10 in use elsewhere; we take 10.
-    budgets=(Budget("books", 40, 2), Budget("history-trades", 10, 2), Budget("instruments", 20, 2)),
+    budgets=(
+        Budget("books", 40, 2, pool="okx"),
+        Budget("history-trades", 10, 2, pool="okx"),
+        Budget("instruments", 20, 2, pool="okx"),
+        Budget("tickers", 20, 2, pool="okx"),
+        Budget("funding-rate-history", 10, 2, pool="okx"),
+        Budget("rubik", 5, 2, pool="okx"),
+    ),
     check=check,
 )
-_CHANNELS = (
+_OPTION_FAMILIES = ("BTC-USD", "ETH-USD", "BTC-USD_UM", "ETH-USD_UM", "SOL-USD_UM")
+
+
+def _is(*market_types: MarketType) -> Callable[[Instrument], bool]:
+    return lambda instrument: instrument.market_type in market_types
+
+
+def _by_type(channel: str) -> Callable[[Instrument], str]:
+    """Give the key of a channel that carries all instruments of a type."""
+    return lambda instrument: _arg({"channel": channel, "instType": _INSTRUMENT_TYPES[instrument.market_type]})
+
+
+def _by_family(channel: str) -> Callable[[Instrument], str]:
+    """Give the key of a channel that carries an option family."""
+    return lambda instrument: _arg({"channel": channel, "instFamily": f"{instrument.base}-{instrument.quote}"})
+
+
+def _get(path: str, budget: str, **params: str) -> Callable[[Instrument, int], Request]:
+    """Give the request of a poll; ``instId`` is filled in where it is empty."""
+    return lambda instrument, _: Request(
+        path,
+        {name: value or instrument.venue_symbol for name, value in params.items()},
+        ((budget, 1),),
+        Priority.POLL,
+    )
+
+
+_COMMON_CHANNELS = (
     Channel("trade", "trades-all", "business", _key("trades-all"), _EVERY_FILL, None),
     # Unchanged books send a keep-alive after about 60 s.
     Channel("orderbook", "books", "public", _key("books"), _BOOK, 60.0),
+    Channel(
+        "ticker",
+        "tickers",
+        "public",
+        _key("tickers"),
+        RecordCodec(_pushes(Ticker, _ticker), _figures("last", "bidPx", "askPx", "ts")),
+        None,
+    ),
+    *(
+        Channel(
+            "kline",
+            f"candle{name}",
+            "business",
+            _key(f"candle{name}"),
+            RecordCodec(_candles(interval)),
+            None,
+            interval=interval,
+        )
+        for interval, name in _CANDLES.items()
+    ),
+)
+_LIQUIDATIONS = RecordCodec(_pushes(Liquidations, _liquidations))
+_GREEKS = RecordCodec(_pushes(OptionSummary, _greeks))
+_DERIVATIVE_CHANNELS = (
+    # X-perpetuals are futures by type and have funding too; the venue refuses the others by name.
+    Channel(
+        "funding_rate",
+        "funding-rate",
+        "public",
+        _key("funding-rate"),
+        RecordCodec(_pushes(FundingRate, _funding)),
+        90.0,
+        _is("perpetual"),
+    ),
+    Channel(
+        "open_interest",
+        "open-interest",
+        "public",
+        _key("open-interest"),
+        RecordCodec(_pushes(OpenInterest, _open_interest)),
+        None,
+    ),
+    Channel(
+        "liquidation",
+        "liquidation-orders",
+        "public",
+        _by_type("liquidation-orders"),
+        _LIQUIDATIONS,
+        None,
+        _is("perpetual", "futures"),
+    ),
+    Channel("option_greeks", "opt-summary", "public", _by_family("opt-summary"), _GREEKS, None, _is("option")),
 )
 _RECORDED = (
     Channel("trade", "trades", "public", _key("trades"), _MERGED, None),
     Channel("orderbook", "books-l2-tbt", "public", _key("books-l2-tbt"), _BOOK, 60.0),
+    Channel("ticker", "bbo-tbt", "public", _key("bbo-tbt"), RecordCodec(_pushes(BestPrices, _best_prices)), None),
+    Channel("orderbook", "books5", "public", _key("books5"), RecordCodec(_pushes(Window, _window)), None),
+    Channel("kline", "candle1D", "business", _key("candle1D"), RecordCodec(_candles("1d")), None),
 )
 _HISTORY = TradeHistory(_history_request, _decode_history, newest_first=True)
+_RUBIK = "/api/v5/rubik/stat/contracts/long-short"
+_TOP_POSITION = Answer(
+    "lsr_top_position", f"{_RUBIK}-position-ratio-contract-top-trader", _ratio(records.LsrTopPosition)
+)
+_ALL_ACCOUNT = Answer("lsr_all_account", f"{_RUBIK}-account-ratio-contract", _ratio(records.LsrAllAccount))
+_CHARGED = Answer("funding_rate", "/api/v5/public/funding-rate-history", _rows(FundingRate, _funding))
+_POLLS = (
+    Poll(
+        "funding_rate",
+        _CHARGED,
+        _get(_CHARGED.path, "funding-rate-history", instId="", limit="3"),
+        _is("perpetual"),
+    ),
+    Poll(
+        "long_short_ratio",
+        _TOP_POSITION,
+        _get(_TOP_POSITION.path, "rubik", instId="", period="5m", limit="12"),
+        _is("perpetual"),
+    ),
+    Poll(
+        "long_short_ratio",
+        _ALL_ACCOUNT,
+        _get(_ALL_ACCOUNT.path, "rubik", instId="", period="5m", limit="12"),
+        _is("perpetual"),
+    ),
+)
+_ANSWERS = (
+    Answer("ticker", "/api/v5/market/tickers", _rows(Ticker, _ticker)),
+    Answer("ticker", "/api/v5/market/ticker", _rows(Ticker, _ticker)),
+    Answer("kline", "/api/v5/market/candles", _rest_candles),
+    Answer("kline", "/api/v5/market/history-candles", _rest_candles),
+    Answer("orderbook", "/api/v5/market/books", _rest_book),
+    Answer("open_interest", "/api/v5/public/open-interest", _rows(OpenInterest, _open_interest)),
+    Answer("funding_rate", "/api/v5/public/funding-rate", _rows(FundingRate, _funding)),
+)
 
 
-def _venue(name: str, market_types: tuple[MarketType, ...], instrument_types: tuple[str, ...]) -> Venue:
+def _venue(
+    name: str,
+    market_types: tuple[MarketType, ...],
+    channels: tuple[Channel, ...],
+    polls: tuple[Poll, ...],
+) -> Venue:
+    kinds = [_INSTRUMENT_TYPES[market_type] for market_type in market_types]
+    asked = [{"instType": kind} for kind in kinds if kind != "OPTION"]
+    if "OPTION" in kinds:
+        asked += [{"instType": "OPTION", "instFamily": family} for family in _OPTION_FAMILIES]
     return Venue(
         name=name,
         house="okx",
@@ -449,16 +1007,24 @@ def _venue(name: str, market_types: tuple[MarketType, ...], instrument_types: tu
         subscribe=_request("subscribe"),
         unsubscribe=_request("unsubscribe"),
         instrument_requests=tuple(
-            Request("/api/v5/public/instruments", {"instType": kind}, (("instruments", 1),))
-            for kind in instrument_types
+            Request("/api/v5/public/instruments", params, (("instruments", 1),)) for params in asked
         ),
         decode_instruments=_instruments(name),
-        channels=_CHANNELS,
+        channels=channels,
         recorded_channels=_RECORDED,
         trade_history=_HISTORY,
+        polls=polls,
+        answers=_ANSWERS,
+        book_paths=("books",),
+        volumes=Volumes(
+            tuple(Request("/api/v5/market/tickers", {"instType": kind}, (("tickers", 1),)) for kind in kinds),
+            _volumes,
+        ),
         docs="https://www.okx.com/docs-v5/en/",
     )
 
 
-SPOT = _venue("okx_spot", ("spot",), ("SPOT",))
-DERIVATIVES = _venue("okx_derivatives", ("perpetual",), ("SWAP",))
+SPOT = _venue("okx_spot", ("spot",), _COMMON_CHANNELS, ())
+DERIVATIVES = _venue(
+    "okx_derivatives", ("perpetual", "futures", "option"), _COMMON_CHANNELS + _DERIVATIVE_CHANNELS, _POLLS
+)

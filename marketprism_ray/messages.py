@@ -1,0 +1,129 @@
+"""Single messages without a recording around them: which records are in one.
+
+``replay`` follows streams; this reads one frame or one REST answer alone, as example files hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+import pyarrow as pa
+
+from marketprism_ray.batching import Batcher
+from marketprism_ray.book_stream import BookStream
+from marketprism_ray.errors import FrameError, RecordingError, shorten
+from marketprism_ray.instruments import Instrument
+from marketprism_ray.records import Record
+from marketprism_ray.schemas import batch_from_records
+from marketprism_ray.trade_stream import TradeStream
+from marketprism_ray.venue import BookCodec, Channel, Data, Delta, Lookup, RecordCodec, TradeCodec, Venue
+
+
+def read_frame(venue: Venue, raw: bytes, lookup: Lookup, received: int) -> dict[str, pa.RecordBatch]:
+    """Read one frame.
+
+    Parameters
+    ----------
+    lookup : venue symbol -> instrument
+    received : ns since the epoch
+
+    Returns
+    -------
+    dict
+        Data type -> rows; a change of a book is an ``orderbook_delta``.
+
+    Raises
+    ------
+    FrameError
+        If it is no data, of no known channel, or not what its channel sends.
+    """
+    try:
+        return _read_frame(venue, raw if venue.enveloped is None else venue.enveloped(raw), lookup, received)
+    except msgspec.DecodeError as error:
+        raise FrameError(f"{venue.name}: {error} in {shorten(raw)}") from error
+
+
+def _read_frame(venue: Venue, raw: bytes, lookup: Lookup, received: int) -> dict[str, pa.RecordBatch]:
+    control = venue.control(raw)
+    if not isinstance(control, Data):
+        raise FrameError(f"{venue.name}: no data but {control}")
+    name, symbol = venue.parse_key(control.key)
+    channels = [channel for channel in (*venue.channels, *venue.recorded_channels) if channel.name == name]
+    if not channels:
+        raise FrameError(f"{venue.name}: channel {name!r} is unknown")
+    batcher = Batcher("message", 0)
+    records: dict[int, Record] = {}
+    for codec in {id(channel.codec): channel.codec for channel in channels}.values():
+        if isinstance(codec, RecordCodec):
+            records |= {id(record): record for record in codec.decode(raw, lookup, received)}
+            continue
+        channel = next(channel for channel in channels if channel.codec is codec)
+        instrument = lookup(symbol)
+        if instrument is not None:
+            _stream(venue, channel, instrument, batcher, raw, received)
+    found = _by_type(list(records.values()))
+    found.update((batch.data_type, batch.data) for batch in batcher.drain(received, force=True))
+    if batcher.rejected_total:
+        raise FrameError(f"{venue.name}: {name}: a row cannot be a record")
+    return found
+
+
+def _stream(
+    venue: Venue, channel: Channel, instrument: Instrument, batcher: Batcher, raw: bytes, received: int
+) -> None:
+    codec = channel.codec
+    if isinstance(codec, TradeCodec):
+        trades = TradeStream(venue, channel, instrument, batcher)
+        trades.frame(raw, received)
+        if trades.decode_errors:
+            raise FrameError(trades.last_error)
+    else:
+        assert isinstance(codec, BookCodec)
+        book = BookStream(venue, channel, instrument, batcher, keep=None)
+        for delta in codec.decode(raw):
+            book.delta(delta, delta.first - 1 if delta.previous is None else delta.previous, received)
+
+
+def _by_type(records: Sequence[Record]) -> dict[str, pa.RecordBatch]:
+    types = dict.fromkeys(record.table for record in records)
+    return {table: batch_from_records([r for r in records if r.table == table]) for table in types}
+
+
+def read_answer(venue: Venue, url: str, body: bytes, lookup: Lookup, received: int) -> dict[str, pa.RecordBatch]:
+    """Read one REST answer.
+
+    Raises
+    ------
+    VenueError, TransportError
+        If the answer is an error in the venue's terms.
+    FrameError
+        If it is not what that path answers.
+    RecordingError
+        If nobody knows the path.
+    """
+    venue.rest.check(200, body)
+    parts = urlsplit(url)
+    params = dict(parse_qsl(parts.query))
+    for answer in (*venue.answers, *(poll.answer for poll in venue.polls)):
+        if answer.path == parts.path:
+            return _by_type(list(answer.decode(body, params, lookup, received)))
+    is_book = parts.path.rsplit("/", 1)[-1] in venue.book_paths
+    for channel in venue.channels:
+        codec = channel.codec
+        if isinstance(codec, BookCodec) and codec.decode_snapshot is not None and is_book:
+            snapshot = codec.decode_snapshot(body)
+            instrument = lookup(params.get("symbol") or params.get("instId") or params.get("instrument_name") or "")
+            if instrument is None:
+                return {}
+            batcher = Batcher("message", 0)
+            book = BookStream(venue, channel, instrument, batcher, keep=None)
+            time = received // codec.time_ns if snapshot.time is None else snapshot.time
+            book.delta(
+                Delta(snapshot.last, snapshot.last, None, time, snapshot.bids, snapshot.asks, is_snapshot=True),
+                -1,
+                received,
+            )
+            return {batch.data_type: batch.data for batch in batcher.drain(received, force=True)}
+    raise RecordingError(f"{venue.name}: nobody reads {parts.path}")

@@ -1,0 +1,195 @@
+"""What is asked by the clock: data types that venues give through REST only.
+
+Jobs run on APScheduler inside the process that owns the streams, so that polled rows take the same way as streamed
+ones. Requests go through the venue's request budget with the priority of polls: snapshots and repairs go first.
+A row that was there in the last answer already is not given again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import structlog
+from apscheduler.executors.asyncio import AsyncIOExecutor
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.combining import OrTrigger
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from marketprism_ray.batching import Batcher
+from marketprism_ray.config import Jobs
+from marketprism_ray.errors import TransportError, VenueError, shorten
+from marketprism_ray.instruments import Instrument
+from marketprism_ray.records import Record
+from marketprism_ray.rest import RestClient
+from marketprism_ray.streams import DECODE_ERRORS
+from marketprism_ray.venue import Poll, Request, Venue
+
+log = structlog.get_logger("polling")
+
+SETTLEMENT_JOBS = ("funding_rate",)
+"""Jobs that also run right after each full hour: funding is charged then."""
+SETTLED_AFTER_S = 20
+
+
+class PolledRows:
+    """The owner of polled rows of one data type: hears of rows that could not be records."""
+
+    def __init__(self, key: str, instrument: Instrument) -> None:
+        self.key = key
+        self.instrument = instrument
+        self.errors = 0
+        self.last_error = ""
+
+    @property
+    def watermark(self) -> tuple[int, int] | None:
+        """Polled rows have no sequence."""
+        return None
+
+    def rejected(self, sequence: int, error: str) -> None:
+        """Count a row that could not be a record."""
+        self.errors += 1
+        self.last_error = error
+
+
+class NewRows:
+    """Lets a row through once. Pure: what has been seen is by data type, symbol and time."""
+
+    def __init__(self) -> None:
+        self._newest: dict[tuple[str, str], int] = {}
+
+    def of(self, records: Sequence[Record]) -> list[Record]:
+        """Give the records newer than any before, oldest first."""
+        found = []
+        for record in sorted(records, key=lambda record: record.timestamp):
+            place = (record.table, record.symbol_name)
+            if record.timestamp > self._newest.get(place, 0):
+                self._newest[place] = record.timestamp
+                found.append(record)
+        return found
+
+
+class Task:
+    """One poll with the requests it takes for the instruments that are wanted."""
+
+    def __init__(self, venue: Venue, poll: Poll, instruments: Sequence[Instrument]) -> None:
+        self.poll = poll
+        self.instruments = [instrument for instrument in instruments if poll.applies(instrument)]
+        self.lookup = {instrument.venue_symbol: instrument for instrument in self.instruments}.get
+        self.runs = 0
+        self.rows = 0
+        self.failures = 0
+        self.owner = PolledRows(f"{venue.name}/{poll.data_type}/poll", instruments[0])
+
+    def requests(self, now: int) -> list[Request]:
+        """Give the requests of one run; equal ones once."""
+        found: dict[tuple[str, tuple[tuple[str, str], ...]], Request] = {}
+        for instrument in self.instruments:
+            request = self.poll.request(instrument, now)
+            found.setdefault((request.path, tuple(sorted(request.params.items()))), request)
+        return list(found.values())
+
+
+class Poller:
+    """The polls of one shard.
+
+    Parameters
+    ----------
+    wanted : (data type, instrument)
+    """
+
+    def __init__(
+        self,
+        venue: Venue,
+        wanted: Sequence[tuple[str, Instrument]],
+        rest: RestClient,
+        batcher: Batcher,
+        jobs: Jobs,
+    ) -> None:
+        self.venue = venue
+        self.tasks: list[Task] = []
+        self._rest = rest
+        self._batcher = batcher
+        self._jobs = jobs
+        self._new = NewRows()
+        self._scheduler: AsyncIOScheduler | None = None
+        self._log = log.bind(venue=venue.name)
+        for poll in venue.polls:
+            instruments = [instrument for data_type, instrument in wanted if data_type == poll.data_type]
+            if instruments:
+                task = Task(venue, poll, instruments)
+                if task.instruments:
+                    self.tasks.append(task)
+
+    def start(self, more: Sequence[tuple[str, Callable[[], None]]] = ()) -> None:
+        """Run every job now and then at its interval.
+
+        Parameters
+        ----------
+        more : (job name, function) of jobs that ask nobody
+        """
+        scheduler = AsyncIOScheduler(
+            executors={"default": AsyncIOExecutor()},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+            timezone=UTC,
+        )
+        for task in self.tasks:
+            scheduler.add_job(self.run, self._trigger(task.poll.job), [task], next_run_time=datetime.now(UTC))
+        for name, function in more:
+            scheduler.add_job(function, self._trigger(name))
+        scheduler.start()
+        self._scheduler = scheduler
+
+    def _trigger(self, job: str) -> IntervalTrigger | OrTrigger:
+        every = IntervalTrigger(seconds=float(getattr(self._jobs, job)), timezone=UTC)
+        if job not in SETTLEMENT_JOBS:
+            return every
+        return OrTrigger([every, CronTrigger(minute=0, second=SETTLED_AFTER_S, timezone=UTC)])
+
+    async def stop(self) -> None:
+        """End all jobs; a request under way is given up."""
+        if self._scheduler is not None:
+            self._scheduler.shutdown(wait=False)
+            self._scheduler = None
+        await asyncio.sleep(0)
+
+    async def run(self, task: Task) -> None:
+        """Do one poll: ask, decode, keep what is new. A request that fails holds up no other."""
+        task.runs += 1
+        for request in task.requests(time.time_ns()):
+            try:
+                answer = await self._rest.get(request)
+                found = task.poll.answer.decode(answer.body, request.params, task.lookup, answer.received)
+            except (VenueError, TransportError) as error:
+                self._failed(task, request, str(error))
+            except DECODE_ERRORS as error:
+                self._failed(task, request, f"{type(error).__name__}: {error}")
+            else:
+                for record in self._new.of(found):
+                    task.rows += 1
+                    self._batcher.record(task.owner, record, answer.received)
+
+    def _failed(self, task: Task, request: Request, error: str) -> None:
+        task.failures += 1
+        task.owner.errors += 1
+        text = f"{request.path}: {shorten(error)}"
+        if text != task.owner.last_error:
+            self._log.warning("poll_failed", job=task.poll.job, data_type=task.poll.data_type, error=text)
+        task.owner.last_error = text
+
+    def status(self) -> dict[str, dict[str, object]]:
+        """Give what an operator wants to know of each poll, by path."""
+        return {
+            task.poll.answer.path: {
+                "data_type": task.poll.data_type,
+                "every_s": float(getattr(self._jobs, task.poll.job)),
+                "runs": task.runs,
+                "rows": task.rows,
+                "failures": task.failures,
+                "error": task.owner.last_error,
+            }
+            for task in self.tasks
+        }
