@@ -33,6 +33,7 @@ from marketprism_ray.schemas import batch_from_records
 from marketprism_ray.session import Shard, Watermark, fetch_instruments, make_rest
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.nats import NatsSettings
+from marketprism_ray.venue import draws_from_same
 from marketprism_ray.venues import VENUES
 
 SINKS = ("clickhouse", "nats")
@@ -348,7 +349,7 @@ class Coordinator:
         stale = self._cluster.find(actor.name)
         if stale is not None:
             self._cluster.kill(stale)
-        share = 1.0 / max(1, sum(s.venue == shard.venue for s in self._shards.values()))
+        share = 1.0 / (1 + sum(draws_from_same(VENUES[s.venue], VENUES[shard.venue]) for s in self._shards.values()))
         sinks = {kind: sink.name for kind, sink in self._sinks.items()}
         actor.epoch = epoch
         self._save()

@@ -19,7 +19,7 @@ class RequestBudget:
 
     def __init__(self, budgets: tuple[Budget, ...], *, fraction: float = 0.8, share: float = 1.0) -> None:
         self._windows = {
-            budget.name: _Window(budget, max(1, int(budget.capacity * fraction * share))) for budget in budgets
+            budget.name: _Window(budget, budget.capacity * fraction, share) for budget in budgets
         }
         self._blocked_until = 0
 
@@ -48,40 +48,54 @@ class RequestBudget:
 
 
 class _Window:
-    """A sliding window of spent weight."""
+    """A sliding window of spent weight.
 
-    def __init__(self, budget: Budget, capacity: int) -> None:
+    A request that weighs more than the whole capacity, as it may where many processes share a limit, takes all of it
+    for as much longer: the rate is kept in any case.
+    """
+
+    def __init__(self, budget: Budget, limit: float, share: float) -> None:
         self.budget = budget
-        self._capacity = capacity
+        self._limit = limit
+        self._capacity = limit * share
         self._period = int(budget.period_s * SECOND)
-        self._spent: deque[tuple[int, int]] = deque()
-        self._used = 0
+        self._spent: deque[tuple[int, float]] = deque()
+        self._used = 0.0
 
     def _forget(self, now: int) -> None:
-        while self._spent and self._spent[0][0] <= now - self._period:
+        while self._spent and self._spent[0][0] <= now:
             self._used -= self._spent.popleft()[1]
+        if not self._spent:
+            self._used = 0.0  # sums of floats leave crumbs
 
-    def wait(self, weight: int, now: int) -> int:
+    def wait(self, weight: float, now: int) -> int:
+        """Give the ns to wait until so much weight has room."""
         self._forget(now)
-        weight = min(weight, self._capacity)
-        excess = self._used + weight - self._capacity
-        for at, spent in self._spent:
-            if excess <= 0:
+        excess = self._used + min(weight, self._capacity) - self._capacity
+        for until, spent in self._spent:
+            if excess <= 1e-9:
                 break
             excess -= spent
-            if excess <= 0:
-                return at + self._period - now
+            if excess <= 1e-9:
+                return until - now
         return 0
 
-    def spend(self, weight: int, now: int) -> None:
+    def spend(self, weight: float, now: int) -> None:
+        """Note spent weight."""
         self._forget(now)
-        self._spent.append((now, weight))
-        self._used += weight
+        amount = min(weight, self._capacity)
+        until = now + int(self._period * max(1.0, weight / self._capacity))
+        if self._spent:
+            until = max(until, self._spent[-1][0])
+        self._spent.append((until, amount))
+        self._used += amount
 
     def observe(self, used: int, now: int) -> None:
+        """Believe the venue's own count: what is left of the whole limit may be less than what is left of our share."""
         self._forget(now)
-        if used > self._used:
-            self.spend(used - self._used, now)
+        excess = (self._capacity - self._used) - max(0.0, self._limit - used)
+        if excess > 0:
+            self.spend(min(excess, self._capacity), now)
 
 
 class CircuitBreaker:

@@ -1,15 +1,19 @@
 """The one HTTP shell: GET under a request budget, with bounded retries. Nothing else retries REST.
 
-Waiting requests go by priority, then by age. A 429 or 418 silences the whole venue for as long as it says.
+Requests that draw from the same budget go by priority, then by age; others do not wait for them. A 429 or 418 silences
+the whole venue for as long as it says. Budgets are counted by the monotonic clock: setting the clock changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +28,9 @@ from marketprism_ray.venue import Request, Venue
 log = structlog.get_logger("rest")
 
 BAN_S = 120.0
-"""Shortest ban that a 418 means, where it does not say."""
+"""Shortest ban that a 418 means."""
+SLOW_DOWN_S = 5.0
+"""What a 429 means that does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class RestClient:
         self.on_answer: Callable[[Request, bytes, int], None] | None = None
         """Hears of every good answer (recording)."""
         self._session: aiohttp.ClientSession | None = None
-        self._waiting: list[tuple[int, int]] = []
+        self._waiting: dict[tuple[int, int], Request] = {}
         self._ticket = itertools.count()
         self._turn = asyncio.Condition()
 
@@ -110,39 +116,46 @@ class RestClient:
             except RateLimited as error:
                 last = error
                 self.counts["rate_limited"] += 1
-                self.budget.block(error.retry_after_s, time.time_ns())
+                self.budget.block(error.retry_after_s, time.monotonic_ns())
                 log.warning("rate_limited", venue=self.venue.name, path=request.path, wait_s=error.retry_after_s)
             except CircuitOpen:
                 raise
             except TransportError as error:
                 last = error
                 self.counts["failures"] += 1
-                self.breaker.failed(time.time_ns())
+                self.breaker.failed(time.monotonic_ns())
                 await asyncio.sleep(self.settings.backoff_s * 2**attempt)
         assert last is not None
         raise last
 
     async def _wait_for_turn(self, request: Request) -> None:
         place = (int(request.priority), next(self._ticket))
-        self._waiting.append(place)
+        self._waiting[place] = request
         try:
             while True:
                 async with self._turn:
-                    await self._turn.wait_for(lambda: min(self._waiting) == place)
-                delay = self.budget.delay_s(request, time.time_ns())
+                    await self._turn.wait_for(lambda: self._is_next(place))
+                delay = self.budget.delay_s(request, time.monotonic_ns())
                 if delay <= 0:
                     break
                 # A more urgent request may come meanwhile: look again soon.
                 await asyncio.sleep(min(delay, 0.25))
-            self.budget.spend(request, time.time_ns())
+            self.budget.spend(request, time.monotonic_ns())
         finally:
-            self._waiting.remove(place)
+            del self._waiting[place]
             async with self._turn:
                 self._turn.notify_all()
 
+    def _is_next(self, place: tuple[int, int]) -> bool:
+        """Tell whether no more urgent request waits for a budget that this one needs."""
+        mine = {name for name, _ in self._waiting[place].costs}
+        return not any(
+            other < place and any(name in mine for name, _ in request.costs) for other, request in self._waiting.items()
+        )
+
     async def _send(self, request: Request) -> RestAnswer:
         where = f"{self.venue.name}: GET {request.path}"
-        if not self.breaker.allows(time.time_ns()):
+        if not self.breaker.allows(time.monotonic_ns()):
             raise CircuitOpen(f"{where}: not sent, the last requests all failed")
         if self._session is None:
             raise TransportError(f"{where}: the client is not open")
@@ -158,11 +171,11 @@ class RestClient:
         except (aiohttp.ClientError, ProxyError, TimeoutError, OSError) as error:
             raise TransportError(f"{where}: {type(error).__name__}: {error}") from error
         received = time.time_ns()
-        self.budget.observe(headers, received)
+        self.budget.observe(headers, time.monotonic_ns())
         if len(body) > self.settings.max_body_bytes:
             raise TransportError(f"{where}: answer above {self.settings.max_body_bytes} bytes")
         if status in (429, 418):
-            raise RateLimited(f"{where}: HTTP {status}: {shorten(body)}", _retry_after(headers, status))
+            raise RateLimited(f"{where}: HTTP {status}: {shorten(body)}", retry_after_s(headers, status, time.time()))
         try:
             self.venue.rest.check(status, body)
         except RateLimited as error:
@@ -183,8 +196,19 @@ def is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def _retry_after(headers: Mapping[str, str], status: int) -> float:
-    text = headers.get("Retry-After", "")
-    if text.isdigit():
-        return float(text)
-    return BAN_S if status == 418 else 5.0
+def retry_after_s(headers: Mapping[str, str], status: int, now: float) -> float:
+    """Give the seconds that an answer 429 or 418 asks to wait.
+
+    ``Retry-After`` is a number of seconds or a date; a ban (418) lasts two minutes at least, a limit (429) five
+    seconds where it does not say.
+    """
+    text = headers.get("Retry-After", "").strip()
+    found: float | None = None
+    try:
+        found = float(text)
+    except ValueError:
+        with contextlib.suppress(ValueError):
+            found = parsedate_to_datetime(text).timestamp() - now
+    if found is None or not math.isfinite(found) or found < 0:
+        found = SLOW_DOWN_S
+    return max(found, BAN_S) if status == 418 else max(found, 1.0)

@@ -74,7 +74,7 @@ class Session:
     Parameters
     ----------
     resume : stream key -> watermark of the collector this one takes over from
-    share : part of the venue's request budget that this process may use
+    share : part of the request budgets of the venue's address that this process may use
     tap : called with (endpoint, frame, receive time ns) for each raw frame
     on_answer : called with (request, body, receive time ns) for each REST answer
     """

@@ -421,3 +421,9 @@ class Venue:
                 found["orderbook_delta"] = None
         found.update((poll.data_type, None) for poll in self.polls)
         return tuple(found)
+
+
+def draws_from_same(one: Venue, other: Venue) -> bool:
+    """Tell whether requests to two venues count against the same limit of an address."""
+    pools = {budget.pool for budget in one.rest.budgets if budget.pool}
+    return one is other or any(budget.pool in pools for budget in other.rest.budgets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,12 +20,12 @@ from marketprism_ray.budget import SECOND, CircuitBreaker, RequestBudget
 from marketprism_ray.config import Config, validate
 from marketprism_ray.connection import ConnectionSettings, backoff
 from marketprism_ray.errors import CircuitOpen, ConfigError, RateLimited, TransportError, VenueError
-from marketprism_ray.rest import RestClient, RestSettings
+from marketprism_ray.rest import RestClient, RestSettings, retry_after_s
 from marketprism_ray.session import Session, Shard
 from marketprism_ray.simulator.server import Simulator
 from marketprism_ray.simulator.wire import Fault
 from marketprism_ray.trade_stream import TradeStream
-from marketprism_ray.venue import Budget, Request
+from marketprism_ray.venue import Budget, Priority, Request, Rest
 from marketprism_ray.venues import VENUES
 
 QUICK = {"backoff_min_s": 0.05, "backoff_max_s": 0.1}
@@ -292,6 +293,80 @@ def test_no_window_ever_holds_more_than_the_budget(steps: list[tuple[int, float]
         sent.append((now, weight))
     for start, _ in sent:
         assert sum(w for at, w in sent if start <= at < start + 10 * SECOND) <= 100
+
+
+@given(st.integers(1, 12), st.lists(st.tuples(st.integers(0, 11), st.integers(1, 90)), max_size=60))
+def test_many_processes_with_a_share_each_keep_the_rate_together(processes: int, steps: list[tuple[int, int]]) -> None:
+    shares = [RequestBudget((Budget("w", 100, 10.0),), fraction=1.0, share=1 / processes) for _ in range(processes)]
+    clocks = [0] * processes
+    total = 0
+    for process, weight in steps:
+        budget, request = shares[process % processes], Request("/", {}, (("w", weight),))
+        now = clocks[process % processes]
+        while (delay := budget.delay_s(request, now)) > 0:
+            now += max(1, int(delay * SECOND))
+        budget.spend(request, now)
+        clocks[process % processes] = now
+        total += weight
+    # The last request of each process may weigh more than its share; everything before it was paid in time.
+    assert total <= 100 * (1 + max(clocks) / (10 * SECOND)) + 90 * processes
+
+
+def test_what_other_processes_use_of_the_limit_does_not_stop_ours() -> None:
+    budget = RequestBudget((Budget("w", 100, 60.0, "USED"),), fraction=1.0, share=0.25)
+    budget.observe({"USED": "70"}, 0)
+    assert budget.delay_s(Request("/", {}, (("w", 25),)), 0) == 0
+    budget.observe({"USED": "90"}, 0)
+    assert budget.delay_s(Request("/", {}, (("w", 25),)), 0) > 0
+    assert budget.delay_s(Request("/", {}, (("w", 10),)), 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "seconds"),
+    [
+        ("7", 429, 7.0),
+        ("2.5", 429, 2.5),
+        ("0", 429, 1.0),
+        ("0", 418, 120.0),
+        ("600", 418, 600.0),
+        ("", 429, 5.0),
+        ("", 418, 120.0),
+        ("soon", 429, 5.0),
+        ("-3", 429, 5.0),
+        ("inf", 429, 5.0),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 429, 40.0),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_date(text: str, status: int, seconds: float) -> None:
+    assert retry_after_s({"Retry-After": text} if text else {}, status, 60.0) == seconds
+
+
+async def test_a_request_does_not_wait_for_one_with_another_budget(unused_tcp_port: int) -> None:
+    venue = replace(VENUES["binance_spot"], rest=Rest((Budget("a", 1, 3600), Budget("b", 10, 1)), lambda *_: None))
+    app = web.Application()
+    app.add_routes([web.get("/x", lambda _: _answer("{}"))])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+    client = RestClient(
+        venue, f"http://127.0.0.1:{unused_tcp_port}", budget=RequestBudget(venue.rest.budgets, fraction=1)
+    )
+    await client.open()
+    spent = Request("/x", {}, (("a", 1),), Priority.SNAPSHOT)
+    await client.get(spent)
+    stuck = asyncio.create_task(client.get(spent))
+    try:
+        await client.get(Request("/x", {}, (("b", 1),), Priority.METADATA))
+        assert not stuck.done()
+    finally:
+        stuck.cancel()
+        await asyncio.gather(stuck, return_exceptions=True)
+        await client.close()
+        await runner.cleanup()
+
+
+async def _answer(text: str) -> web.Response:
+    return web.Response(text=text)
 
 
 def test_the_venues_own_count_and_its_block_are_believed() -> None:

@@ -1,23 +1,87 @@
-"""The server side of OKX v5: public and business sockets, one acknowledgement an argument, book chains, history."""
+"""The server side of OKX v5: public and business sockets, one acknowledgement an argument, book chains, summaries.
+
+Trades, books, best prices and liquidations are sent as they happen. Everything else is sent by the clock, for keys
+somebody subscribed, and once to whoever subscribes; ``instruments`` says only what changes, and nothing does.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from bisect import bisect_left, bisect_right
 from collections import defaultdict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
-from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent, plain
-from marketprism_ray.simulator.summaries import last_day
+from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent
+from marketprism_ray.simulator.okx_rest import (
+    FORMS,
+    LIMITS,
+    TYPES,
+    Figures,
+    OkxRest,
+    answer,
+    candle_row,
+    family_of,
+    funding_row,
+    index_row,
+    interest_row,
+    liquidation_row,
+    mark_row,
+    option_row,
+    text,
+    ticker_row,
+    type_of,
+)
 from marketprism_ray.simulator.wire import Client, Wire
 
-PATH_OF = {"trades-all": "business", "trades": "public", "books": "public", "bbo-tbt": "public"}
 KEEP_ALIVE_S = 60.0
-LIMITS = {"market/books": 40, "market/history-trades": 10, "market/trades": 100, "public/time": 10}
+BEAT_MS = 100
+"""What is sent by the clock is looked at this often."""
+CONNECTION = "a4d3ae55"
+_DERIVATIVES = ("SWAP", "FUTURES", "OPTION")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A channel on offer.
+
+    Parameters
+    ----------
+    argument : what names a stream of it; ``index`` is an ``instId`` that names an index
+    every_ms : cadence of what is sent by the clock; 0 for what is sent as it happens
+    types : types of instruments that have it
+    """
+
+    path: str = "public"
+    argument: str = "instId"
+    every_ms: int = 0
+    types: tuple[str, ...] = TYPES
+
+    @property
+    def parameter(self) -> str:
+        """The argument's name on the wire."""
+        return "instId" if self.argument == "index" else self.argument
+
+
+CHANNELS = {
+    "trades-all": Channel("business"),
+    "trades": Channel(),
+    "books": Channel(),
+    "bbo-tbt": Channel(),
+    "books5": Channel(every_ms=100),
+    "tickers": Channel(every_ms=100),
+    "index-tickers": Channel(argument="index", every_ms=100),
+    "mark-price": Channel(every_ms=1_000, types=_DERIVATIVES),
+    "opt-summary": Channel(argument="instFamily", every_ms=1_000),
+    "open-interest": Channel(every_ms=3_000, types=_DERIVATIVES),
+    "funding-rate": Channel(every_ms=30_000, types=("SWAP",)),
+    "liquidation-orders": Channel(argument="instType"),
+    "instruments": Channel(argument="instType"),
+    **{f"candle{form}": Channel("business", every_ms=1_000) for form in FORMS},
+}
 
 
 class Okx:
@@ -25,12 +89,29 @@ class Okx:
 
     def __init__(self, name: str, market: Market, wire: Wire, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self.name = name
+        self.rate_limited = 0
         self._keep_alive_ms = keep_alive_s * 1000
-        self._changed: dict[str, int] = {}
         self._market = market
         self._wire = wire
-        self._spent: dict[str, deque[float]] = defaultdict(deque)
-        self.rate_limited = 0
+        self._figures = {symbol.listing.venue_symbol: Figures(symbol) for symbol in market.of_venue(name)}
+        self._indices: dict[str, Figures] = {}
+        self._families: dict[str, list[Figures]] = defaultdict(list)
+        for figures in self._figures.values():
+            listing = figures.symbol.listing
+            if listing.market_type == "option":
+                self._families[family_of(listing)].append(figures)
+            else:
+                self._indices.setdefault(f"{listing.base}-{listing.quote}", figures)
+        self._rest_api = OkxRest(self._figures)
+        self._spent: dict[tuple[str, str], deque[float]] = defaultdict(deque)
+        self._changed: dict[str, int] = {}
+        self._forced: dict[str, TradeEvent] = {}
+        """The last liquidation of each type of instrument."""
+        self._streams: dict[str, tuple[str, str]] = {}
+        """Channel and argument of each key that was ever subscribed and is sent by the clock."""
+        self._sent: dict[str, tuple[int, int | None]] = {}
+        """When a key was last sent by the clock, and the state that was sent."""
+        self._beat = 0
 
     def routes(self) -> list[web.RouteDef]:
         """Give the HTTP routes."""
@@ -44,53 +125,76 @@ class Okx:
         sockets = {path: f"ws://{host}/{self.name}/ws/v5/{path}" for path in ("public", "business")}
         return {**sockets, "rest": f"http://{host}/{self.name}"}
 
-    def misbehave(self, kind: str) -> bool:
-        """Do a fault that only this house knows; False if it does not."""
-        if kind == "reset":
-            self.reset()
-        elif kind == "keep_alive":
-            self.keep_alive()
-        else:
-            return False
-        return True
-
-    # --- sockets ---
+    # --- commands ---
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         return await self._wire.serve(request, self.name, request.match_info["path"], self._command, idle_s=30.0)
 
-    def _command(self, client: Client, text: str) -> None:
-        if text == "ping":
+    def _command(self, client: Client, message: str) -> None:
+        if message == "ping":
             client.send("pong")
             return
         try:
-            command = json.loads(text)
+            command = json.loads(message)
             op, args = command["op"], [dict(arg) for arg in command["args"]]
             if op not in ("subscribe", "unsubscribe"):
                 raise ValueError(op)
         except (ValueError, KeyError, TypeError):
-            client.send('{"event":"error","code":"60012","msg":"Illegal request","connId":"a4d3ae55"}')
+            client.send(text({"event": "error", "code": "60012", "msg": "Illegal request", "connId": CONNECTION}))
             return
         identity = {"id": command["id"]} if "id" in command else {}
         for arg in args:
-            channel, symbol = arg.get("channel", ""), arg.get("instId", "")
-            found = self._market.of_venue_symbol(self.name, symbol)
-            if found is None or PATH_OF.get(channel) != client.path:
-                message = f"Wrong URL or channel:{channel},instId:{symbol} doesn't exist. Please use the correct URL"
-                client.send(
-                    _text({**identity, "event": "error", "code": "60018", "msg": message, "connId": "a4d3ae55"})
-                )
+            if not self._has(client.path, arg):
+                named = next((name for name in ("instId", "instFamily", "uly", "instType") if name in arg), "instId")
+                stream = f"channel:{arg.get('channel', '')},{named}:{arg.get(named, '')}"
+                error = f"Wrong URL or {stream} doesn't exist. Please use the correct URL"
+                client.send(text({**identity, "event": "error", "code": "60018", "msg": error, "connId": CONNECTION}))
                 continue
-            key = _key(channel, symbol)
-            client.send(_text({**identity, "event": op, "arg": arg, "connId": "a4d3ae55"}))
+            client.send(text({**identity, "event": op, "arg": arg, "connId": CONNECTION}))
+            name = arg["channel"]
+            value = arg[CHANNELS[name].parameter]
+            key = _key(name, value)
             if op == "unsubscribe":
                 self._wire.unsubscribe(client, key)
-                continue
-            self._wire.subscribe(client, key)
-            if channel == "books":
-                client.send(self._snapshot(found))
-            elif channel in ("trades", "trades-all") and found.truth.subscribed_from is None:
-                found.truth.subscribed_from = found.trade_id + 1
+            else:
+                self._wire.subscribe(client, key)
+                self._welcome(client, key, name, value)
+
+    def _has(self, path: str, arg: dict[str, Any]) -> bool:
+        """Tell whether an argument names a stream of this socket."""
+        channel = CHANNELS.get(str(arg.get("channel")))
+        if channel is None or channel.path != path:
+            return False
+        value = arg.get(channel.parameter)
+        if not isinstance(value, str):
+            return False
+        match channel.argument:
+            case "instType":
+                return value in TYPES
+            case "instFamily":
+                return value in self._families
+            case "index":
+                return value in self._indices
+        found = self._figures.get(value)
+        return found is not None and type_of(found.symbol.listing) in channel.types
+
+    def _welcome(self, client: Client, key: str, name: str, value: str) -> None:
+        """Send what a new listener gets at once."""
+        now_ms = _now()
+        if CHANNELS[name].every_ms:
+            self._streams[key] = name, value
+            self._sent.setdefault(key, (now_ms, self._state(name, value)))
+            rows = self._rows(name, value, now_ms)
+            if rows:
+                client.send(_push(key, rows))
+        elif name == "books":
+            client.send(self._snapshot(self._figures[value].symbol))
+        elif name in ("trades", "trades-all"):
+            symbol = self._figures[value].symbol
+            if symbol.truth.subscribed_from is None:
+                symbol.truth.subscribed_from = symbol.trade_id + 1
+        elif name == "liquidation-orders" and value in self._forced:
+            client.send(_push(key, [liquidation_row(self._forced[value])]))
 
     def _snapshot(self, symbol: Symbol) -> str:
         bids, asks = symbol.book(400)
@@ -105,46 +209,35 @@ class Okx:
         for client in self._wire.clients:
             if client.venue == self.name:
                 message = "The connection will soon be closed for a service upgrade. Please reconnect."
-                client.send(_text({"event": "notice", "code": "64008", "msg": message, "connId": "a4d3ae55"}))
+                client.send(text({"event": "notice", "code": "64008", "msg": message, "connId": CONNECTION}))
+
+    # --- as it happens ---
 
     def publish(self, event: TradeEvent | BookEvent) -> None:
         """Send an event to whoever subscribed it."""
         symbol = event.listing.venue_symbol
+        self._figures[symbol].add(event)
         if isinstance(event, BookEvent):
             self._changed[symbol] = event.time_ms
-            self._send("bbo-tbt", event, self._best)
-            self._send("books", event, _book)
+            self._send(_key("bbo-tbt", symbol), event, self._best)
+            self._send(_key("books", symbol), event, _book)
             return
-        self._send("trades-all", event, _trade)
-        self._send("trades", event, _counted_trade)
+        self._send(_key("trades-all", symbol), event, _trade)
+        self._send(_key("trades", symbol), event, _counted_trade)
+        if event.is_liquidation:
+            kind = type_of(event.listing)
+            self._forced[kind] = event
+            self._send(_key("liquidation-orders", kind), event, _liquidation)
 
     def _best(self, key: str, event: BookEvent) -> str:
-        bid, ask = self._market.symbols[self.name, event.listing.symbol].best()
+        bid, ask = self._figures[event.listing.venue_symbol].symbol.best()
         return (
             f'{{"arg":{key},"data":[{{"asks":{_levels([ask])},"bids":{_levels([bid])},'
             f'"ts":"{event.time_ms}","seqId":{event.last}}}]}}'
         )
 
-    def tick(self, now_ms: int) -> None:
-        """Say that books are alive which have not changed for long."""
-        for symbol in self._market.of_venue(self.name):
-            if now_ms - self._changed.setdefault(symbol.listing.venue_symbol, now_ms) >= self._keep_alive_ms:
-                self._keep_alive(symbol, now_ms)
-
-    def keep_alive(self) -> None:
-        """Say so of every book, now."""
-        for symbol in self._market.of_venue(self.name):
-            self._keep_alive(symbol, _now())
-
-    def _keep_alive(self, symbol: Symbol, now_ms: int) -> None:
-        """Send no levels, and ``prevSeqId`` equal to ``seqId``."""
-        self._changed[symbol.listing.venue_symbol] = now_ms
-        last = symbol.update_id
-        self._send("books", BookEvent(symbol.listing, last, last, last, (), (), now_ms), _book)
-
-    def _send(self, channel: str, event: Any, write: Callable[[str, Any], str]) -> None:
+    def _send(self, key: str, event: Any, write: Callable[[str, Any], str]) -> None:
         """Write a frame once, and only if a socket wants it."""
-        key = _key(channel, event.listing.venue_symbol)
         made: list[str] = []
 
         def frame(_: Client) -> str:
@@ -154,9 +247,106 @@ class Okx:
 
         self._wire.publish(self.name, key, frame)
 
+    # --- by the clock ---
+
+    def tick(self, now_ms: int) -> None:
+        """Send what is due by time, and say that books are alive which have not changed for long."""
+        for name, figures in self._figures.items():
+            if now_ms - self._changed.setdefault(name, now_ms) >= self._keep_alive_ms:
+                self._keep_alive(figures.symbol, now_ms)
+        if now_ms // BEAT_MS == self._beat:
+            return
+        self._beat = now_ms // BEAT_MS
+        for figures in self._figures.values():
+            figures.roll(now_ms)
+        clients = [client for client in self._wire.clients if client.venue == self.name]
+        wanted = {key for client in clients for key in client.keys if key in self._streams}
+        for key in self._sent.keys() - wanted:
+            del self._sent[key]
+        for key in sorted(wanted):
+            self._update(key, now_ms)
+        for figures in self._figures.values():
+            figures.closed.clear()
+
+    def _update(self, key: str, now_ms: int) -> None:
+        """Send a stream that is due and has changed; a candle that is over at once."""
+        name, value = self._streams[key]
+        if name.startswith("candle"):
+            figures = self._figures[value]
+            for bar in figures.closed.get(name.removeprefix("candle"), ()):
+                self._send(key, [candle_row(figures, bar, is_closed=True)], _push)
+        every, state = CHANNELS[name].every_ms, self._state(name, value)
+        sent_ms, sent_state = self._sent.get(key, (0, None))
+        if now_ms // every == sent_ms // every or (state is not None and state == sent_state):
+            return
+        self._sent[key] = now_ms, state
+        rows = self._rows(name, value, now_ms)
+        if rows:
+            self._send(key, rows, _push)
+
+    def _state(self, name: str, value: str) -> int | None:
+        """Give a number that grows when a stream has something new to say; None if it always has."""
+        if name == "index-tickers":
+            return self._indices[value].trades
+        if name.startswith("candle"):
+            return self._figures[value].trades
+        if name in ("tickers", "books5"):
+            figures = self._figures[value]
+            return figures.books + (figures.trades if name == "tickers" else 0)
+        return None
+
+    def _rows(self, name: str, value: str, now_ms: int) -> list[Any]:
+        """Give the rows of a stream that is sent by the clock."""
+        match name:
+            case "tickers":
+                return [ticker_row(self._figures[value], now_ms)]
+            case "index-tickers":
+                return [index_row(self._indices[value], now_ms)]
+            case "mark-price":
+                return [mark_row(self._figures[value], now_ms)]
+            case "open-interest":
+                return [interest_row(self._figures[value], now_ms)]
+            case "funding-rate":
+                return [funding_row(self._figures[value].symbol.listing, now_ms)]
+            case "opt-summary":
+                return [option_row(figures, now_ms) for figures in self._families[value]]
+            case "books5":
+                symbol = self._figures[value].symbol
+                bids, asks = ([[p, q, "0", "1"] for p, q in side] for side in symbol.book(5))
+                return [{"asks": asks, "bids": bids, "instId": value, "ts": str(now_ms), "seqId": symbol.update_id}]
+        figures = self._figures[value]
+        figures.roll(now_ms)
+        bar = figures.current(name.removeprefix("candle"))
+        return [] if bar is None else [candle_row(figures, bar, is_closed=False)]
+
+    def _keep_alive(self, symbol: Symbol, now_ms: int) -> None:
+        """Send no levels, and ``prevSeqId`` equal to ``seqId``."""
+        name, last = symbol.listing.venue_symbol, symbol.update_id
+        self._changed[name] = now_ms
+        self._send(_key("books", name), BookEvent(symbol.listing, last, last, last, (), (), now_ms), _book)
+
+    # --- faults of this house ---
+
+    def misbehave(self, kind: str) -> bool:
+        """Do a fault that only this house knows; False if it does not."""
+        match kind:
+            case "reset":
+                self.reset()
+            case "keep_alive":
+                self.keep_alive()
+            case _:
+                return False
+        return True
+
+    def keep_alive(self) -> None:
+        """Say of every book that it is alive, now."""
+        for figures in self._figures.values():
+            self._keep_alive(figures.symbol, _now())
+
     def reset(self) -> None:
         """Start the books' sequences afresh, as maintenance does: the next update's seqId is below its prevSeqId."""
-        for symbol in self._market.of_venue(self.name):
+        for figures in self._figures.values():
+            symbol = figures.symbol
             previous, symbol.update_id = symbol.update_id, 1000
             event = symbol.change(_now())
             self.publish(
@@ -167,36 +357,15 @@ class Okx:
 
     async def _rest(self, request: web.Request) -> web.Response:
         endpoint, query = request.match_info["endpoint"], request.query
-        spent, now = self._spent[endpoint], time.monotonic()
+        most, counted_by = LIMITS.get(endpoint, (20, ""))
+        spent, now = self._spent[endpoint, query.get(counted_by, "")], time.monotonic()
         while spent and spent[0] < now - 2:
             spent.popleft()
-        if len(spent) >= LIMITS.get(endpoint, 20):
+        if len(spent) >= most:
             self.rate_limited += 1
-            return _answer([], code="50011", message="Too Many Requests", status=429)
+            return answer([], code="50011", message="Too Many Requests", status=429)
         spent.append(now)
-        if endpoint == "public/time":
-            return _answer([{"ts": str(_now())}])
-        if endpoint == "public/instruments":
-            kind = query.get("instType", "")
-            return _answer([_info(s) for s in self._market.of_venue(self.name) if _type(s) == kind])
-        if endpoint == "market/tickers":
-            kind = query.get("instType", "")
-            return _answer([_ticker(s) for s in self._market.of_venue(self.name) if _type(s) == kind])
-        symbol = self._market.of_venue_symbol(self.name, query.get("instId", ""))
-        if symbol is None:
-            return _answer([], code="51001", message="Instrument ID does not exist")
-        if endpoint == "market/books":
-            bids, asks = symbol.book(min(int(query.get("sz", 1)), 400))
-            book = {"asks": [[p, q, "0", "1"] for p, q in asks], "bids": [[p, q, "0", "1"] for p, q in bids]}
-            return _answer([{**book, "ts": str(_now()), "seqId": symbol.update_id}])
-        if endpoint in ("market/trades", "market/history-trades"):
-            most = 500 if endpoint == "market/trades" else 100
-            borders = (query.get("after"), query.get("before")) if endpoint == "market/history-trades" else (None, None)
-            by_time = query.get("type", "1") == "2"
-            return _answer(_history(symbol, *borders, min(int(query.get("limit", 100)), most), by_time=by_time))
-        if endpoint == "market/ticker":
-            return _answer([_ticker(symbol)])
-        return _answer([], code="50014", message=f"unknown endpoint {endpoint}", status=404)
+        return self._rest_api.answer(endpoint, query, _now())
 
 
 def _trade(key: str, event: TradeEvent, more: str = "") -> str:
@@ -211,6 +380,10 @@ def _counted_trade(key: str, event: TradeEvent) -> str:
     return _trade(key, event, f',"count":"1","seqId":{event.id}')
 
 
+def _liquidation(key: str, event: TradeEvent) -> str:
+    return _push(key, [liquidation_row(event)])
+
+
 def _book(key: str, event: BookEvent) -> str:
     return (
         f'{{"arg":{key},"action":"update","data":[{{"asks":{_levels(event.asks)},"bids":{_levels(event.bids)},'
@@ -218,98 +391,17 @@ def _book(key: str, event: BookEvent) -> str:
     )
 
 
+def _push(key: str, rows: list[Any]) -> str:
+    return f'{{"arg":{key},"data":{text(rows)}}}'
+
+
 def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _key(channel: str, symbol: str) -> str:
-    return f'{{"channel":"{channel}","instId":"{symbol}"}}'
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+def _key(channel: str, value: str) -> str:
+    return f'{{"channel":"{channel}","{CHANNELS[channel].parameter}":"{value}"}}'
 
 
 def _levels(levels: Any) -> str:
     return "[" + ",".join(f'["{p}","{q}","0","{0 if q == "0" else 1}"]' for p, q in levels) + "]"
-
-
-def _answer(data: Any, *, code: str = "0", message: str = "", status: int = 200) -> web.Response:
-    body = _text({"code": code, "msg": message, "data": data})
-    return web.Response(text=body, status=status, content_type="application/json")
-
-
-def _history(
-    symbol: Symbol, after: str | None, before: str | None, limit: int, *, by_time: bool = False
-) -> list[dict[str, Any]]:
-    """Give trades older than ``after`` and newer than ``before`` (ids, or times in ms), newest first."""
-    truth = symbol.truth
-    column = truth.times_ms if by_time else truth.ids
-    start = 0 if before is None else bisect_right(column, int(before))
-    end = len(column) if after is None else bisect_left(column, int(after))
-    return [
-        {
-            "instId": symbol.listing.venue_symbol,
-            "tradeId": str(truth.ids[i]),
-            "px": truth.prices[i],
-            "sz": truth.quantities[i],
-            "side": "sell" if truth.taker_sold[i] else "buy",
-            "source": "0",
-            "ts": str(truth.times_ms[i]),
-        }
-        for i in range(end - 1, max(end - limit, start) - 1, -1)
-    ]
-
-
-def _ticker(symbol: Symbol) -> dict[str, str]:
-    now = _now()
-    day, ((bid, bid_size), (ask, ask_size)) = last_day(symbol.truth, now), symbol.best()
-    return {
-        "instType": _type(symbol),
-        "instId": symbol.listing.venue_symbol,
-        "last": day.close if day else "",
-        "lastSz": symbol.truth.quantities[-1] if day else "",
-        "askPx": ask,
-        "askSz": ask_size,
-        "bidPx": bid,
-        "bidSz": bid_size,
-        "open24h": day.open if day else "",
-        "high24h": day.high if day else "",
-        "low24h": day.low if day else "",
-        "vol24h": plain(day.volume) if day else "0",
-        "ts": str(now),
-    }
-
-
-def _type(symbol: Symbol) -> str:
-    return {"spot": "SPOT", "perpetual": "SWAP", "futures": "FUTURES", "option": "OPTION"}[symbol.listing.market_type]
-
-
-def _info(symbol: Symbol) -> dict[str, Any]:
-    listing = symbol.listing
-    size, kind = listing.contract or ("", "")
-    swap = listing.contract is not None
-    return {
-        "instType": _type(symbol),
-        "instId": listing.venue_symbol,
-        "uly": f"{listing.base}-{listing.quote}" if swap else "",
-        "instFamily": f"{listing.base}-{listing.quote}" if swap else "",
-        "baseCcy": "" if swap else listing.base,
-        "quoteCcy": "" if swap else listing.quote,
-        "settleCcy": "" if not swap else listing.base if kind == "inverse" else listing.quote,
-        "ctVal": size,
-        "ctMult": "1" if swap else "",
-        "ctValCcy": "" if not swap else listing.quote if kind == "inverse" else listing.base,
-        "ctType": kind,
-        "optType": "",
-        "stk": "",
-        "listTime": "1573557408000",
-        "expTime": "",
-        "lever": "10",
-        "tickSz": plain(listing.tick),
-        "lotSz": plain(listing.lot),
-        "minSz": plain(listing.lot),
-        "state": "live",
-        "ruleType": "normal",
-        "instCategory": "1",
-    }
