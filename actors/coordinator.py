@@ -23,14 +23,14 @@ from actors.options import actor_name
 from actors.sinks import Delivery, SinkActor
 from marketprism_ray import __version__
 from marketprism_ray.config import Config, Exchange
-from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.errors import ConfigError, MarketPrismError
 from marketprism_ray.logs import configure
 from marketprism_ray.metrics import Publisher
 from marketprism_ray.placement import plan_shards
 from marketprism_ray.reconcile import Action, Kill, Observed, StartCollector, StartSink, StopCollector, reconcile
 from marketprism_ray.records import Gap
 from marketprism_ray.schemas import batch_from_records
-from marketprism_ray.session import Shard, Watermark, fetch_instruments, make_rest
+from marketprism_ray.session import Shard, Watermark, find_instruments, make_rest
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.nats import NatsSettings
 from marketprism_ray.venue import draws_from_same
@@ -88,6 +88,8 @@ class Coordinator:
         self._state_file = config.system.data_dir.absolute() / "state" / "coordinator.json"
         self._shards: dict[str, Shard] = {}
         self._planned = False
+        self._planned_at = 0
+        self._resolved: set[str] = set()
         self._run_id = run
         self._id = secrets.token_hex(4)
         self._retired: dict[str, int] = {}
@@ -226,7 +228,8 @@ class Coordinator:
     # --- what is desired ---
 
     def _plan(self) -> None:
-        if not self._planned:
+        refresh_ns = int(self._config.scheduler.jobs.instruments * 1e9)
+        if not self._planned or time.monotonic_ns() - self._planned_at > refresh_ns:
             self._background("plan", self._plan_all())
 
     async def _plan_all(self) -> None:
@@ -250,6 +253,7 @@ class Coordinator:
             self._save()
             self._note(f"planned {len(planned)} shards, {sum(len(s.streams) for s in planned.values())} streams")
         self._planned = not failed
+        self._planned_at = time.monotonic_ns()
         if failed:
             raise failed[0]
 
@@ -258,10 +262,17 @@ class Coordinator:
         rest = make_rest(venue, exchange, self._config)
         await rest.open()
         try:
-            table = await fetch_instruments(venue, rest)
+            _, wanted, problems = await find_instruments(venue, rest, exchange.symbols)
         finally:
             await rest.close()
-        symbols = sorted(i.symbol_name for i in table.resolve(exchange.symbols))
+        if problems and name not in self._resolved:
+            raise ConfigError("\n".join(problems))
+        # What was there once may have expired or left: the others go on without it.
+        self._errors.pop(f"symbols of {name}", None)
+        if problems:
+            self._errors[f"symbols of {name}"] = "; ".join(problems)
+        self._resolved.add(name)
+        symbols = sorted(instrument.symbol_name for instrument in wanted)
         data_types = [t for t in exchange.data_types if t != "orderbook_delta"]
         return plan_shards(name, symbols, data_types, self._config.cluster.streams_per_collector, self._shards)
 

@@ -170,3 +170,23 @@ def window(
         asks=side(asks),
         depth=depth,
     )
+
+
+def instrument_record(instrument: Instrument, received: int) -> records.InstrumentRecord:
+    """Make the record that describes an instrument."""
+    return records.InstrumentRecord(
+        **common(instrument, received, received, "poll"),
+        venue_symbol=instrument.venue_symbol,
+        base=instrument.base,
+        quote=instrument.quote,
+        settle=instrument.settle,
+        quantity_unit=instrument.quantity_unit,
+        contract_size=instrument.contract_size,
+        contract_unit=instrument.contract_unit,
+        tick_size=instrument.tick_size,
+        lot_size=instrument.lot_size,
+        expiry=instrument.expiry,
+        strike=instrument.strike,
+        option_type=instrument.option_type,
+        status=instrument.status,
+    )

@@ -18,9 +18,7 @@ class RequestBudget:
     """The budgets of one venue, as this process may use them."""
 
     def __init__(self, budgets: tuple[Budget, ...], *, fraction: float = 0.8, share: float = 1.0) -> None:
-        self._windows = {
-            budget.name: _Window(budget, budget.capacity * fraction, share) for budget in budgets
-        }
+        self._windows = {budget.name: _Window(budget, budget.capacity * fraction, share) for budget in budgets}
         self._blocked_until = 0
 
     def delay_s(self, request: Request, now: int) -> float:

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("recordings:simulate", "Run the simulated venues."),
     "prove": ("demo:prove", "Inject one fault into a demo and judge the data."),
     "venues": ("settings:venues", "Show venues, data types, limits and endpoints."),
+    "instruments": ("settings:instruments", "List a venue's instruments."),
     "config": ("settings:config", "Print the effective configuration, or every option."),
 }
 

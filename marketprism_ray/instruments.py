@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -55,6 +55,10 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
     def is_inverse(self) -> bool:
         """True when quantities are counted in quote currency."""
         return self.contract_unit == "quote"
+
+    def is_traded(self, now: int) -> bool:
+        """Tell whether it is live and not expired at a time (ns)."""
+        return self.status == "live" and (self.expiry is None or self.expiry > now)
 
     @property
     def is_base(self) -> bool:
@@ -126,35 +130,81 @@ class InstrumentTable:
         """Find by the venue's own text, exact case."""
         return self._by_venue_symbol.get(venue_symbol)
 
-    def resolve(self, patterns: Iterable[str]) -> list[Instrument]:
+    def of_pattern(self, pattern: str, now: int) -> list[Instrument]:
+        """Give the instruments that are traded now and whose canonical name matches a shell pattern.
+
+        Parameters
+        ----------
+        now : ns; what has expired by then is left out, whatever the venue still says
+        """
+        return [
+            self._by_symbol[symbol]
+            for symbol in fnmatch.filter(self._by_symbol, pattern)
+            if self._by_symbol[symbol].is_traded(now)
+        ]
+
+    def find(self, name: str) -> Instrument | None:
+        """Find by canonical or venue symbol."""
+        return self._by_symbol.get(name) or self._by_venue_symbol.get(name)
+
+    def resolve(
+        self, patterns: Iterable[str], now: int, volumes: Mapping[str, float] | None = None
+    ) -> tuple[list[Instrument], list[str]]:
         """Expand names and patterns to instruments.
 
         Parameters
         ----------
-        patterns : canonical names, venue names, or shell patterns over canonical names (``*-USDT``)
+        patterns : canonical names, venue names, shell patterns over canonical names (``*-USDT``), or the most traded:
+            ``top:50``, or among a pattern ``top:50:*-USDT``
+        now : ns
+        volumes : venue symbol -> 24 h volume; needed for ``top:``
 
-        Raises
-        ------
-        ConfigError
-            If a name matches nothing; names the nearest matches.
+        Returns
+        -------
+        tuple
+            The instruments, each once, and a line about each name or pattern that matches nothing, with the nearest
+            names.
         """
         found: dict[str, Instrument] = {}
+        problems = []
         for pattern in patterns:
-            if pattern in self._by_symbol:
-                found[pattern] = self._by_symbol[pattern]
-            elif pattern in self._by_venue_symbol:
-                instrument = self._by_venue_symbol[pattern]
-                found[instrument.symbol_name] = instrument
+            top = parse_top(pattern)
+            if top is not None:
+                count, among = top
+                ranked = self.of_pattern(among, now)
+                ranked.sort(key=lambda i: (-(volumes or {}).get(i.venue_symbol, 0.0), i.symbol_name))
+                matches = ranked[:count]
+            elif any(c in pattern for c in "*?["):
+                matches = self.of_pattern(pattern, now)
             else:
-                matches = fnmatch.filter(self._by_symbol, pattern) if any(c in pattern for c in "*?[") else []
-                if not matches:
-                    known = list({**self._by_symbol, **self._by_venue_symbol})
-                    near = difflib.get_close_matches(pattern.upper(), known, n=3, cutoff=0.5)
-                    hint = f"; nearest: {', '.join(near)}" if near else ""
-                    raise ConfigError(
-                        f"exchanges.{self.venue}.symbols: {pattern!r} matches none of the "
-                        f"{len(self)} instruments of {self.venue}{hint}"
-                    )
-                for symbol in matches:
-                    found[symbol] = self._by_symbol[symbol]
-        return list(found.values())
+                instrument = self.find(pattern)
+                matches = [] if instrument is None else [instrument]
+            if not matches:
+                problems.append(self._unknown(pattern))
+            found.update((instrument.symbol_name, instrument) for instrument in matches)
+        return list(found.values()), problems
+
+    def _unknown(self, pattern: str) -> str:
+        known = list({**self._by_symbol, **self._by_venue_symbol})
+        near = difflib.get_close_matches(pattern.upper(), known, n=3, cutoff=0.5)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        return (
+            f"exchanges.{self.venue}.symbols: {pattern!r} matches none of the {len(self)} instruments of "
+            f"{self.venue}{hint}"
+        )
+
+
+def parse_top(pattern: str) -> tuple[int, str] | None:
+    """Take ``top:50`` or ``top:50:*-USDT`` apart: (how many, among which); None for anything else.
+
+    Raises
+    ------
+    ConfigError
+        If it begins like one and is none.
+    """
+    if not pattern.startswith("top:"):
+        return None
+    count, _, among = pattern.removeprefix("top:").partition(":")
+    if not count.isdigit() or not int(count):
+        raise ConfigError(f"symbols: {pattern!r}: give top:N or top:N:PATTERN, for example top:50:*-USDT")
+    return int(count), among or "*"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from marketprism_ray.amounts import instrument_record
 from marketprism_ray.batching import Batch, Batcher, BatchLimits
 from marketprism_ray.book_stream import BookStream
 from marketprism_ray.budget import RequestBudget
@@ -19,8 +20,8 @@ from marketprism_ray.config import Config, Exchange
 from marketprism_ray.connection import Connection, ConnectionSettings, Pacer
 from marketprism_ray.errors import ConfigError
 from marketprism_ray.feed import Feed, FeedSettings
-from marketprism_ray.instruments import Instrument, InstrumentTable
-from marketprism_ray.polling import Poller
+from marketprism_ray.instruments import Instrument, InstrumentTable, parse_top
+from marketprism_ray.polling import PolledRows, Poller
 from marketprism_ray.rest import RestClient, RestSettings
 from marketprism_ray.streams import RecordStream, Stream
 from marketprism_ray.trade_stream import TradeStream
@@ -55,6 +56,33 @@ async def fetch_instruments(venue: Venue, rest: RestClient) -> InstrumentTable:
         answer = await rest.get(request)
         found += [i for i in venue.decode_instruments(answer.body) if i.market_type in venue.market_types]
     return InstrumentTable(venue.name, found)
+
+
+async def find_instruments(
+    venue: Venue, rest: RestClient, patterns: Sequence[str]
+) -> tuple[InstrumentTable, list[Instrument], list[str]]:
+    """Fetch a venue's instruments and expand names and patterns to those wanted.
+
+    Returns
+    -------
+    tuple
+        All instruments, those wanted, and a line about each name or pattern that matches nothing.
+
+    Raises
+    ------
+    ConfigError
+        If a pattern is malformed.
+    TransportError, VenueError
+        If the venue cannot be reached or sends something else.
+    """
+    ranking = any(parse_top(pattern) is not None for pattern in patterns)
+    table = await fetch_instruments(venue, rest)
+    volumes: dict[str, float] = {}
+    if ranking and venue.volumes is not None:
+        for request in venue.volumes.requests:
+            volumes.update(venue.volumes.decode((await rest.get(request)).body))
+    wanted, problems = table.resolve(patterns, time.time_ns(), volumes)
+    return table, wanted, problems
 
 
 def make_rest(venue: Venue, exchange: Exchange, config: Config, *, share: float = 1.0) -> RestClient:
@@ -121,6 +149,7 @@ class Session:
         if unknown:
             raise ConfigError(f"{self.venue.name} has no instruments {', '.join(sorted(set(unknown)))}")
         by_endpoint: dict[str, list[Stream]] = {}
+        self._note_instruments({table[symbol].symbol_name: table[symbol] for _, symbol in self.shard.streams})
         self.streams = self._make_streams([(data_type, table[symbol]) for data_type, symbol in self.shard.streams])
         for stream in self.streams:
             by_endpoint.setdefault(stream.channel.endpoint, []).append(stream)
@@ -152,6 +181,13 @@ class Session:
             if isinstance(result, Exception) and not isinstance(result, asyncio.CancelledError):
                 self._log.error("connection_failed", error=str(result))
         await self.rest.close()
+
+    def _note_instruments(self, instruments: Mapping[str, Instrument]) -> None:
+        """Write down how the venue describes the instruments of this shard now."""
+        received = time.time_ns()
+        for instrument in instruments.values():
+            owner = PolledRows(f"{self.venue.name}/instrument", instrument)
+            self.batcher.record(owner, instrument_record(instrument, received), received)
 
     def _make_streams(self, wanted: Sequence[tuple[str, Instrument]]) -> list[Stream]:
         """Make a stream of each channel; low-rate data that comes under one key is read by one stream."""

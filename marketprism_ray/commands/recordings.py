@@ -18,7 +18,7 @@ from marketprism_ray.errors import ConfigError
 from marketprism_ray.logs import configure
 from marketprism_ray.recording import Recorder
 from marketprism_ray.replay import replay_folder
-from marketprism_ray.session import Session, Shard, fetch_instruments, make_rest
+from marketprism_ray.session import Session, Shard, find_instruments, make_rest
 from marketprism_ray.simulator.server import VENUES as SIMULATED
 from marketprism_ray.simulator.server import serve
 from marketprism_ray.venues import VENUES
@@ -55,10 +55,12 @@ def record(venue: str, symbols: str, seconds: float, out: Path, data_types: str,
         rest = make_rest(VENUES[venue], config.exchanges[venue], config)
         await rest.open()
         try:
-            table = await fetch_instruments(VENUES[venue], rest)
+            _, wanted, problems = await find_instruments(VENUES[venue], rest, config.exchanges[venue].symbols)
         finally:
             await rest.close()
-        found = [i.symbol_name for i in table.resolve(config.exchanges[venue].symbols)]
+        if problems:
+            raise ConfigError("\n".join(problems))
+        found = [instrument.symbol_name for instrument in wanted]
         streams = tuple((data_type, symbol) for symbol in found for data_type in config.exchanges[venue].data_types)
         with Recorder(path, VENUES[venue]) as recorder:
             session = Session(Shard(venue, venue, streams), config, tap=recorder.frame, on_answer=recorder.answer)

@@ -1,20 +1,23 @@
-"""``validate``, ``venues`` and ``config``: what is configured, and what can be."""
+"""``validate``, ``venues``, ``instruments`` and ``config``: what is configured, and what can be."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import msgspec
 from rich.table import Table
 from websockets.asyncio.client import connect as connect_socket
 from websockets.exceptions import WebSocketException
 
 from marketprism_ray.commands import wide_console
-from marketprism_ray.config import Config, dump, load, reference
-from marketprism_ray.errors import MarketPrismError
-from marketprism_ray.session import fetch_instruments, make_rest
+from marketprism_ray.config import Config, Exchange, dump, load, reference
+from marketprism_ray.errors import ConfigError, MarketPrismError
+from marketprism_ray.instruments import Instrument
+from marketprism_ray.session import find_instruments, make_rest
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.clickhouse import connect as connect_clickhouse
 from marketprism_ray.sinks.nats import NatsSettings
@@ -68,8 +71,9 @@ async def _connect_all(config: Config) -> bool:
         rest = make_rest(venue, exchange, config)
         await rest.open()
         try:
-            table = await fetch_instruments(venue, rest)
-            found = table.resolve(exchange.symbols)
+            table, found, problems = await find_instruments(venue, rest, exchange.symbols)
+            if problems:
+                raise ConfigError("; ".join(problems))
             report(f"{name} rest {rest.base_url}", None, f": {len(table)} instruments, {len(found)} wanted")
         except MarketPrismError as error:
             report(f"{name} rest {rest.base_url}", error)
@@ -97,6 +101,58 @@ async def _connect_all(config: Config) -> bool:
         except MarketPrismError as error:
             report("clickhouse", error)
     return whole
+
+
+@click.command()
+@click.argument("venue", type=click.Choice(list(VENUES)))
+@click.argument("patterns", nargs=-1)
+@click.option("--config", "file", type=FILE, help="Take endpoints and proxy from this file.")
+@click.option("--url", help="Base URL of the venue's REST API, for example of a simulated venue.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def instruments(venue: str, patterns: tuple[str, ...], file: Path | None, url: str | None, as_json: bool) -> None:
+    """List a venue's instruments, as it describes them now.
+
+    PATTERNS are canonical names, venue names, shell patterns, or the most traded ones: top:N, top:N:PATTERN.
+
+    \b
+    Examples:
+      marketprism instruments binance_spot "*-USDT"
+      marketprism instruments okx_derivatives "BTC-USD-*-C" --json
+      marketprism instruments binance_derivatives "top:20:*-USDT-SWAP"
+    """
+    settings = load(file)
+    exchange = settings.exchanges.get(venue) or Exchange()
+    if url is not None:
+        exchange = exchange.model_copy(update={"endpoints": {**exchange.endpoints, "rest": url}})
+
+    async def fetch() -> tuple[list[Instrument], list[str]]:
+        rest = make_rest(VENUES[venue], exchange, settings)
+        await rest.open()
+        try:
+            _, found, problems = await find_instruments(VENUES[venue], rest, patterns or ("*",))
+        finally:
+            await rest.close()
+        return found, problems
+
+    found, problems = asyncio.run(fetch())
+    if as_json:
+        for instrument in found:
+            click.echo(msgspec.json.encode(instrument).decode())
+    else:
+        table = Table()
+        for column in ("symbol", "venue's name", "type", "tick", "lot", "contract", "expiry", "status"):
+            table.add_column(column, no_wrap=True)
+        for i in found:
+            contract = "" if i.is_base else f"{i.contract_size} {i.quote if i.is_inverse else i.base}"
+            expiry = (
+                "" if i.expiry is None else datetime.fromtimestamp(i.expiry // 10**9, UTC).strftime("%Y-%m-%d %H:%M")
+            )
+            row = (i.symbol_name, i.venue_symbol, i.market_type, i.tick_size or "", i.lot_size or "", contract, expiry)
+            table.add_row(*row, i.status)
+        wide_console().print(table)
+        click.echo(f"{len(found):,} instruments")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 @click.command()
