@@ -10,7 +10,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -254,7 +254,7 @@ def _limiter(wire: Wire, name: str, limit: int, seconds: float) -> _Limiter:
     return _POOLS.setdefault(wire, {}).setdefault(name, _Limiter(limit, seconds))
 
 
-class _Refused(Exception):  # noqa: N818 - an answer, not a failure
+class _Refused(Exception):
     """What the venue says no to, with its code and words."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -354,8 +354,9 @@ class Binance:
         }
         self._second = 0
         self._traded = dict.fromkeys(self._all, 0)
-        """Number of trades at the last beat, and below the update id at the last ``!bookTicker``."""
+        """Number of trades at the last beat."""
         self._quoted = dict.fromkeys(self._all, 0)
+        """Update id at the last ``!bookTicker``."""
         self._days = {symbol: _Day(symbol) for symbol in self._all}
         self._candles: dict[str, _Candles] = {}
         """Stream -> its candles, while somebody listens."""
@@ -574,8 +575,8 @@ class Binance:
 
     def _mini_ticker(self, symbol: Symbol, now_ms: int, at: int) -> dict[str, Any]:
         whole = self._ticker_event(symbol, now_ms, at)
-        kept = {name: whole[name] for name in ("E", "s", "ps", "c", "o", "h", "l", "v", "q", "st") if name in whole}
-        return {"e": "24hrMiniTicker", **kept}
+        kept = ("E", "s", "ps", "c", "o", "h", "l", "v", "q", "st")
+        return {"e": "24hrMiniTicker"} | {name: whole[name] for name in kept if name in whole}
 
     def _send_marks(self, second: int) -> None:
         now_ms = second * 1000

@@ -13,7 +13,7 @@ from decimal import Decimal
 from itertools import groupby
 from zlib import crc32
 
-from marketprism_ray.simulator.market import Listing, Symbol, Truth
+from marketprism_ray.simulator.market import Listing, Symbol, TradeEvent, Truth
 
 DAY_MS = 86_400_000
 FUNDING_MS = 28_800_000
@@ -81,6 +81,92 @@ def _candle(truth: Truth, open_ms: int, places: list[int]) -> Candle:
         truth.ids[places[0]],
         truth.ids[places[-1]],
     )
+
+
+class RunningCandle:
+    """The candle of the present interval, trade by trade.
+
+    Quantities are in the venue's units; ``base_of_usd`` is their sum in base where those are USD.
+    """
+
+    def __init__(self, interval_ms: int) -> None:
+        self.interval_ms = interval_ms
+        self.listing: Listing | None = None
+        self.open_ms = 0
+        self.closed: list[Candle] = []
+        """Candles that have ended and were not asked for yet."""
+        self._clear()
+
+    def _clear(self) -> None:
+        self.open = self.high = self.low = self.close = "0"
+        self.volume = self.turnover = self.bought = self.bought_turnover = self.base_of_usd = Decimal()
+        self.trades = self.first_id = self.last_id = 0
+
+    def add(self, event: TradeEvent) -> None:
+        """Add a trade; the first one of the next interval closes the candle."""
+        start = event.time_ms // self.interval_ms * self.interval_ms
+        if start != self.open_ms:
+            if self.trades:
+                self.closed.append(self.candle())
+            self._clear()
+            self.open_ms, self.open, self.first_id = start, event.price, event.id
+            self.high = self.low = event.price
+        self.listing = event.listing
+        price, quantity = Decimal(event.price), Decimal(event.quantity)
+        self.close, self.last_id = event.price, event.id
+        self.high, self.low = max(self.high, event.price, key=Decimal), min(self.low, event.price, key=Decimal)
+        self.volume += quantity
+        self.turnover += price * quantity
+        self.base_of_usd += (quantity / price).quantize(Decimal("1e-8"))
+        self.trades += 1
+        if not event.taker_sold:
+            self.bought += quantity
+            self.bought_turnover += price * quantity
+
+    def candle(self) -> Candle:
+        """Give it as it is."""
+        return Candle(
+            self.open_ms,
+            self.open,
+            self.high,
+            self.low,
+            self.close,
+            self.volume,
+            self.turnover,
+            self.bought,
+            self.bought_turnover,
+            self.trades,
+            self.first_id,
+            self.last_id,
+        )
+
+
+class RunningDay(RunningCandle):
+    """Sums over all trades since the market began: a simulated market is younger than a day."""
+
+    def __init__(self) -> None:
+        super().__init__(10**15)
+        self.open_ms = -1
+
+    @property
+    def last(self) -> str | None:
+        """Last price; None before the first trade."""
+        return self.close if self.trades else None
+
+    @property
+    def change_percent(self) -> Decimal | None:
+        """Change since the first trade, percent points, 4 digits; None before the first trade."""
+        if not self.trades:
+            return None
+        return (100 * (Decimal(self.close) / Decimal(self.open) - 1)).quantize(Decimal("1e-4"))
+
+    def in_base(self, listing: Listing) -> Decimal:
+        """Give the volume in base, 8 digits."""
+        if listing.contract is None:
+            return self.volume
+        size, kind = listing.contract
+        amount = (self.base_of_usd if kind == "inverse" else self.volume) * Decimal(size)
+        return amount.quantize(Decimal("1e-8"))
 
 
 # --- slow figures ---
