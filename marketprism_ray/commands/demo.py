@@ -156,7 +156,12 @@ class Drill:
 def demo_config(simulator: SimulatorProcess, data_dir: Path) -> Config:
     """Give the configuration of a demo."""
     exchanges = {
-        venue: {"symbols": ["*"], "endpoints": urls, "orderbook": {"interval_s": 0.5}}
+        venue: {
+            "symbols": ["*"],
+            "data_types": list(VENUES[venue].data_types),
+            "endpoints": urls,
+            "orderbook": {"interval_s": 0.5},
+        }
         for venue, urls in simulator.endpoints.items()
     }
     return validate({"system": {"data_dir": str(data_dir), "log_level": "error"}, "exchanges": exchanges}, "demo")
