@@ -45,11 +45,9 @@ def _resident_bytes() -> int | None:
 class Lane:
     """The way to one sink."""
 
-    def __init__(self, kind: str, actor: str, pause_s: float, pause_rows: int) -> None:
+    def __init__(self, kind: str, actor: str) -> None:
         self.kind = kind
         self.actor = actor
-        self.pause_s = pause_s
-        self.pause_rows = pause_rows
         self.pending: deque[Batch] = deque()
         self.in_flight: list[Batch] = []
         self.acknowledged = 0
@@ -105,11 +103,7 @@ class Collector:
         # directory, a second system), and would be taken for repeats.
         self._run = secrets.token_hex(4)
         self._session = make_session(shard, config, collector=shard.name, epoch=epoch, resume=resume, share=share)
-        flush = config.clickhouse
-        self._lanes = [
-            Lane(kind, actor, flush.insert_s if kind == "clickhouse" else 0.0, flush.insert_rows)
-            for kind, actor in sinks.items()
-        ]
+        self._lanes = [Lane(kind, actor) for kind, actor in sinks.items()]
         self._unacknowledged: dict[str, tuple[int, int]] = {}
         self._retained = 0
         self._paused = False
@@ -186,14 +180,9 @@ class Collector:
 
     async def _deliver(self, lane: Lane) -> None:
         handle: Any = None
-        last = 0.0
         while self._state != "lapsed":
             if not lane.in_flight:
                 await lane.more.wait()
-                wait = last + lane.pause_s - time.monotonic()
-                if wait > 0 and sum(b.data.num_rows for b in lane.pending) < lane.pause_rows and self._state == "live":
-                    await asyncio.sleep(wait)
-                last = time.monotonic()
             load = lane.load()
             deliveries: list[Delivery] = [(b.batch_id, b.data_type, b.data, b.watermarks) for b in load]
             try:

@@ -340,8 +340,17 @@ class Coordinator:
     def _start_sink(self, actor: Actor) -> None:
         config = self._config
         letters = config.system.data_dir.absolute() / "dead-letters"
+        linger_s = config.clickhouse.insert_s if actor.kind == "clickhouse" else 0.0
         actor.handle = self._cluster.start(
-            "sink", actor.name, SinkActor, actor.kind, self._settings[actor.kind], letters, config.system.log_level
+            "sink",
+            actor.name,
+            SinkActor,
+            actor.kind,
+            self._settings[actor.kind],
+            letters,
+            config.system.log_level,
+            linger_s,
+            config.clickhouse.insert_rows,
         )
         actor.state, actor.heard = "starting", time.monotonic_ns()
         actor.restarts += 1

@@ -1,7 +1,8 @@
 """The sink actor: takes batches, writes them durably, acknowledges, remembers how far each stream is.
 
-A plain class; ``cluster.py`` makes it an actor. Calls come from several collectors; writes of one data type go one
-after the other. While its server is away a call waits, and the collector that waits holds its batches back.
+A plain class; ``cluster.py`` makes it an actor. Calls come from several collectors. Each data type has a queue and one
+writer: what has come while it wrote, from whoever, is the next write, so that inserts grow with the load and not with
+the number of collectors. While the server is away calls wait, and the collectors that wait hold their batches back.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ Delivery = tuple[str, str, pa.RecordBatch, dict[str, Watermark]]
 """(batch id, data type, rows, watermarks)."""
 
 RECENT_IDS = 20_000
+FENCE_S = 5.0
+"""A fence waits this long for a write under way; then the server is away, and what it may still write is written twice
+at worst, under the same keys."""
 RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -44,23 +48,44 @@ def make_sink(settings: ClickHouseSettings | NatsSettings | Sink) -> Sink:
     return settings
 
 
+class Waiting:
+    """A batch on its way to the server, and who waits for it."""
+
+    def __init__(self, delivery: Delivery, collector: str, epoch: int) -> None:
+        self.delivery = delivery
+        self.collector = collector
+        self.epoch = epoch
+        self.written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
 class SinkActor:
     """One sink.
 
     Parameters
     ----------
     dead_letters : folder for rows that the server refuses for good
+    linger_s : a write waits this long for more rows, unless there are ``linger_rows``
     """
 
     def __init__(
-        self, kind: str, settings: ClickHouseSettings | NatsSettings | Sink, dead_letters: Path, log_level: str = "info"
+        self,
+        kind: str,
+        settings: ClickHouseSettings | NatsSettings | Sink,
+        dead_letters: Path,
+        log_level: str = "info",
+        linger_s: float = 0.0,
+        linger_rows: int = 10_000,
     ) -> None:
         configure(log_level)
         self.kind = kind
         self._sink = make_sink(settings)
         self._dead_letters = dead_letters
         self._log = structlog.get_logger("sink").bind(sink=kind)
-        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._linger_s = linger_s
+        self._linger_rows = linger_rows
+        self._queues: dict[str, deque[Waiting]] = defaultdict(deque)
+        self._writers: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._epochs: dict[str, int] = {}
         self._watermarks: dict[str, dict[str, Watermark]] = defaultdict(dict)
@@ -98,20 +123,64 @@ class SinkActor:
         self._admit(collector, epoch)
         self._pending += 1
         try:
-            by_type: dict[str, list[Delivery]] = {}
-            for delivery in deliveries:
-                if delivery[0] in self._recent:
-                    self.counts["repeats"] += 1
-                else:
-                    by_type.setdefault(delivery[1], []).append(delivery)
-            for data_type, group in by_type.items():
-                async with self._locks[data_type]:
-                    self._admit(collector, epoch)
-                    await self._write([d[2] for d in group], _token([d[0] for d in group]))
-                    self._remember(collector, group)
+            written = [self._queue(delivery, collector, epoch) for delivery in deliveries]
+            await asyncio.gather(*(waiting.written for waiting in written if waiting is not None))
         finally:
             self._pending -= 1
         return [delivery[0] for delivery in deliveries]
+
+    def _queue(self, delivery: Delivery, collector: str, epoch: int) -> Waiting | None:
+        """Queue a batch; one that is written already needs nothing, one that waits already waits once."""
+        batch_id, data_type = delivery[:2]
+        if batch_id in self._recent:
+            self.counts["repeats"] += 1
+            return None
+        waiting = self._waiting.get(batch_id)
+        if waiting is not None:
+            self.counts["repeats"] += 1
+            return waiting
+        waiting = self._waiting[batch_id] = Waiting(delivery, collector, epoch)
+        waiting.written.add_done_callback(lambda _: self._waiting.pop(batch_id, None))
+        self._queues[data_type].append(waiting)
+        writer = self._writers.get(data_type)
+        if writer is None or writer.done():
+            self._writers[data_type] = asyncio.get_running_loop().create_task(self._write_queue(data_type))
+        return waiting
+
+    async def _write_queue(self, data_type: str) -> None:
+        """Write what is queued of a data type, until nothing is."""
+        queue = self._queues[data_type]
+        while queue:
+            if self._linger_s:
+                await self._linger(queue)
+            group = []
+            while queue:
+                waiting = queue.popleft()
+                if waiting.epoch < self._epochs.get(waiting.collector, 0):
+                    self.counts["refused"] += 1
+                    _fail(waiting, Refused(f"{waiting.collector}: epoch {waiting.epoch} is over"))
+                else:
+                    group.append(waiting)
+            if not group:
+                continue
+            try:
+                await self._write([w.delivery[2] for w in group], _token([w.delivery[0] for w in group]))
+            except Exception as error:  # noqa: BLE001 - handed to everyone who waits for this write
+                for waiting in group:
+                    _fail(waiting, error)
+                continue
+            for waiting in group:
+                self._remember(waiting.collector, [waiting.delivery])
+                if not waiting.written.done():
+                    waiting.written.set_result(None)
+
+    async def _linger(self, queue: deque[Waiting]) -> None:
+        """Wait for more rows."""
+        until = time.monotonic() + self._linger_s
+        while (left := until - time.monotonic()) > 0:
+            if sum(waiting.delivery[2].num_rows for waiting in queue) >= self._linger_rows:
+                return
+            await asyncio.sleep(min(left, 0.02))
 
     def _admit(self, collector: str, epoch: int) -> None:
         if epoch < self._epochs.get(collector, 0):
@@ -170,10 +239,10 @@ class SinkActor:
     async def fence(self, collector: str, epoch: int) -> dict[str, Watermark]:
         """Refuse older epochs from now on; gives how far each stream of this collector is durable."""
         self._epochs[collector] = max(epoch, self._epochs.get(collector, 0))
-        # A write under way holds its lock: once all have been had, nothing of the old epoch can follow.
-        for lock in list(self._locks.values()):
-            async with lock:
-                pass
+        # What is queued of an older epoch is refused by the writer; what is being written is waited for.
+        under_way = [w.written for w in self._waiting.values() if w.collector == collector and w.epoch < epoch]
+        if under_way:
+            await asyncio.wait(under_way, timeout=FENCE_S)
         return dict(self._watermarks[collector])
 
     async def status(self) -> dict[str, Any]:
@@ -190,8 +259,17 @@ class SinkActor:
 
     async def stop(self) -> None:
         """Disconnect."""
+        for writer in self._writers.values():
+            writer.cancel()
+        await asyncio.gather(*self._writers.values(), return_exceptions=True)
         await self._sink.close()
 
 
 def _token(ids: list[str]) -> str:
     return ids[0] if len(ids) == 1 else hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def _fail(waiting: Waiting, error: Exception) -> None:
+    if not waiting.written.done():
+        waiting.written.set_exception(error)
+        waiting.written.exception()  # it may be that nobody waits any more

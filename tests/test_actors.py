@@ -175,6 +175,56 @@ async def test_a_collector_that_hears_nothing_for_its_lease_stops_itself(tmp_pat
     assert (await actor.status())["state"] == "lapsed"
 
 
+class Gated(MemorySink):
+    """Writes when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.sizes: list[int] = []
+
+    async def write(self, batches: Any, token: str) -> int:
+        await self.gate.wait()
+        self.sizes.append(len(batches))
+        return await super().write(batches, token)
+
+
+async def test_what_comes_from_several_collectors_during_a_write_is_the_next_write(tmp_path: Path) -> None:
+    target = Gated()
+    actor = sink(tmp_path, target)
+    first = asyncio.create_task(actor.take("a", 1, [("a/1/1", "trade", rows(1, 1), {})]))
+    await until(lambda: not actor._queues["trade"] and bool(actor._waiting))
+    others = [
+        asyncio.create_task(actor.take(f"c{n}", 1, [(f"c{n}/1/1", "trade", rows(n, n), {})])) for n in range(2, 12)
+    ]
+    again = asyncio.create_task(actor.take("c2", 1, [("c2/1/1", "trade", rows(2, 2), {})]))
+    await until(lambda: len(actor._queues["trade"]) == 10 and actor.counts["repeats"] == 1)
+    target.gate.set()
+    assert await first == ["a/1/1"]
+    assert [await task for task in others] == [[f"c{n}/1/1"] for n in range(2, 12)]
+    assert await again == ["c2/1/1"]
+    assert target.sizes == [1, 10]
+    assert sorted(sequences(target)) == list(range(1, 12))
+
+
+async def test_a_fence_does_not_wait_for_ever_on_a_server_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.sinks.FENCE_S", 0.01)
+    target = Gated()
+    actor = sink(tmp_path, target)
+    under_way = asyncio.create_task(actor.take("c", 1, [("c/1/1", "trade", rows(1, 3), {KEY: (3, 3)})]))
+    await until(lambda: not actor._queues["trade"] and bool(actor._waiting))
+    queued = asyncio.create_task(actor.take("c", 1, [("c/1/2", "trade", rows(4, 5), {KEY: (5, 5)})]))
+    await until(lambda: len(actor._queues["trade"]) == 1)
+    assert await actor.fence("c", 2) == {}
+    target.gate.set()
+    assert await under_way == ["c/1/1"]
+    with pytest.raises(Refused, match="epoch 1 is over"):
+        await queued
+    assert sequences(target) == [1, 2, 3], "what was being written when the fence came is written, nothing after it"
+
+
 class Moody(MemorySink):
     """Fails as told, and refuses sequence 5."""
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -206,7 +207,7 @@ async def test_snapshot_and_chain_of_changes_splice_to_the_exact_book(place: tup
         applied = [event for event in events if event["u"] >= last]
         assert applied[0]["U"] <= last <= applied[0]["u"]
         assert len(applied) == 301
-        for before, event in zip(applied, applied[1:], strict=False):
+        for before, event in pairwise(applied):
             assert event["pu"] == before["u"]
         for event in applied:
             change(bids, event["b"])
@@ -291,6 +292,17 @@ async def test_a_candle_grows_and_closes_with_the_exact_sums(place: tuple[str, s
         assert rows == [
             [k["t"], k["o"], k["h"], k["l"], k["c"], k["v"], k["T"], k["q"], k["n"], k["V"], k["Q"], "0"],
         ]
+
+
+async def test_whoever_comes_just_before_a_candle_ends_gets_its_end() -> None:
+    start = future_minute()
+    async with bench("binance_spot") as one:
+        one.step(SPOT, "trade", start - 500)
+        socket = await one.socket(PUBLIC[SPOT], "btcusdt@kline_1m")
+        one.step(SPOT, "trade", start + 1)
+        one.beat("binance_spot", start)
+        closed, following = [found["data"]["k"] for found in await waiting(socket)]
+        assert [(k["t"] - start, k["n"], k["x"]) for k in (closed, following)] == [(-60_000, 1, True), (0, 1, False)]
 
 
 async def test_candles_of_both_futures_markets_flow_on_either_host() -> None:
@@ -469,9 +481,291 @@ async def test_streams_of_all_symbols_do_with_one_market() -> None:
         socket = await one.socket(MARKET[COINM], "!ticker@arr", "btcusd@indexPrice@1s", "!markPrice@arr@1s")
         one.step(COINM, "trade")
         one.beat("binance_coinm", now + 1_000)
-        marks, index, tickers = sorted(await waiting(socket), key=lambda found: len(str(found["data"])), reverse=True)[
-            :1
-        ] + sorted(await waiting(socket), key=str)[:0] + [None, None] if False else await by_stream(socket, one, now)
-        assert [row["s"] for row in tickers] == ["BTCUSD_PERP"]
-        assert {row["s"] for row in marks} == {"BTCUSD_PERP", "ETHUSD_PERP", "BTCUSD_291228"}
+        found = {frame["stream"]: frame["data"] for frame in await waiting(socket)}
+        assert [row["s"] for row in found["!ticker@arr"]] == ["BTCUSD_PERP"]
+        assert [row["s"] for row in found["!markPrice@arr@1s"]] == ["BTCUSD_PERP", "ETHUSD_PERP", "BTCUSD_291228"]
+        index = found["btcusd@indexPrice@1s"]
         assert (index["e"], index["i"]) == ("indexPriceUpdate", "BTCUSD")
+
+
+# --- REST ---
+
+
+@FUTURES
+async def test_instruments_have_the_words_of_their_market(place: tuple[str, str]) -> None:
+    async with bench(place[0]) as one:
+        found = {row["symbol"]: row for row in (await one.get(f"{PREFIX[place]}/exchangeInfo"))["symbols"]}
+        assert len(found) == 3
+        perpetual = found[NAMES[place]]
+        dated = next(row for row in found.values() if row["contractType"] != "PERPETUAL")
+        assert perpetual["contractType"] == "PERPETUAL"
+        assert (dated["contractType"], dated["deliveryDate"]) == ("CURRENT_QUARTER", 1_893_139_200_000)
+        assert {f["filterType"]: f for f in perpetual["filters"]}["PRICE_FILTER"]["tickSize"] == "0.1"
+        if place == USDM:
+            assert (perpetual["pair"], perpetual["status"], perpetual["marginAsset"]) == ("BTCUSDT", "TRADING", "USDT")
+            assert not perpetual.keys() & {"contractSize", "contractStatus"}
+        else:
+            assert (perpetual["pair"], perpetual["contractStatus"], perpetual["marginAsset"]) == (
+                *("BTCUSD", "TRADING"),
+                "BTC",
+            )
+            assert perpetual["contractSize"] == 100
+            assert "status" not in perpetual
+
+
+@FUTURES
+async def test_history_pages_through_every_trade(place: tuple[str, str]) -> None:
+    name, path = NAMES[place], PREFIX[place]
+    async with bench(place[0]) as one:
+        for _ in range(250):
+            one.step(place, "trade")
+        truth = one.symbol(place).truth
+        found: list[dict[str, Any]] = []
+        while page := await one.get(
+            f"{path}/aggTrades?symbol={name}&limit=100&fromId={found[-1]['a'] + 1 if found else truth.ids[0]}"
+        ):
+            found += page
+        assert [(row["a"], row["f"], row["l"], row["p"], row["q"], row["T"], row["m"]) for row in found] == list(
+            zip(
+                truth.ids,
+                truth.ids,
+                truth.ids,
+                truth.prices,
+                truth.quantities,
+                truth.times_ms,
+                truth.taker_sold,
+                strict=True,
+            )
+        )
+        start, end = truth.times_ms[0], truth.times_ms[-1]
+        by_time = await one.get(f"{path}/aggTrades?symbol={name}&limit=1000&startTime={start}&endTime={end}")
+        assert by_time == found
+        for query, code in (
+            (f"fromId=1&startTime={start}", -1128),
+            (f"startTime={start}&endTime={start + 3_600_000}", -1127),
+            ("limit=x", -1100),
+        ):
+            assert (await one.get(f"{path}/aggTrades?symbol={name}&{query}"))["code"] == code
+        newest = await one.get(f"{path}/trades?symbol={name}&limit=5")
+        assert [row["id"] for row in newest] == truth.ids[-5:]
+        assert {"baseQty" if place == COINM else "quoteQty"} < newest[0].keys()
+        assert (await one.get(f"{path}/trades?symbol=NOSUCH"))["code"] == -1121
+        assert (await one.get(f"{path}/depth?symbol={name}&limit=30"))["code"] == -4021
+
+
+@FUTURES
+async def test_tickers_of_one_and_of_all(place: tuple[str, str]) -> None:
+    name, path = NAMES[place], PREFIX[place]
+    async with bench(place[0]) as one:
+        one.step(place, "trade")
+        single, of_all = [await one.get(f"{path}/ticker/24hr{query}") for query in (f"?symbol={name}", "")]
+        rows = {row["symbol"]: row for row in of_all}
+        assert len(rows) == 3
+        row = single[0] if place == COINM else single
+        assert (row["count"], rows[name]["count"]) == (1, 1)
+        assert {"baseVolume" if place == COINM else "quoteVolume"} < row.keys()
+        assert not row.keys() & {"bidPrice", "askPrice"}
+        assert {(r["count"], r["volume"]) for symbol, r in rows.items() if symbol != name} == {(0, "0")}
+        quotes = await one.get(f"{path}/ticker/bookTicker")
+        assert {quote["symbol"] for quote in quotes} == rows.keys()
+
+
+async def test_spot_tickers_of_all_symbols_are_a_list() -> None:
+    async with bench("binance_spot") as one:
+        one.step(SPOT, "trade")
+        _, headers, found = await one.raw("binance_spot/api/v3/ticker/24hr")
+        assert headers["X-MBX-USED-WEIGHT-1M"] == "80"
+        assert {row["symbol"]: row["count"] for row in found} == {"BTCUSDT": 1, "ETHUSDT": 0, "SOLUSDT": 0}
+        assert len({frozenset(row) for row in found}) == 1
+
+
+@FUTURES
+async def test_premium_funding_and_interest(place: tuple[str, str]) -> None:
+    name, path = NAMES[place], PREFIX[place]
+    async with bench(place[0]) as one:
+        listing = one.symbol(place).listing
+        answer = await one.get(f"{path}/premiumIndex?symbol={name}")
+        row = answer[0] if place == COINM else answer
+        assert Decimal(row["lastFundingRate"]) == funding_rate(listing, row["time"])
+        assert row["nextFundingTime"] == (row["time"] // FUNDING_MS + 1) * FUNDING_MS
+        of_all = {row["symbol"]: row for row in await one.get(f"{path}/premiumIndex")}
+        assert len(of_all) == 3
+        dated = next(row for symbol, row in of_all.items() if symbol.endswith("291228"))
+        assert (dated["lastFundingRate"], dated["nextFundingTime"]) == ("", 0)
+        newest = await one.get(f"{path}/fundingRate?symbol={name}&limit=3")
+        last = row["time"] // FUNDING_MS * FUNDING_MS
+        assert [paid["fundingTime"] for paid in newest] == [last - 2 * FUNDING_MS, last - FUNDING_MS, last]
+        # What was announced during a period is what was charged at its end.
+        assert [Decimal(paid["fundingRate"]) for paid in newest] == [
+            funding_rate(listing, paid["fundingTime"] - 1) for paid in newest
+        ]
+        start = last - 10 * FUNDING_MS + 1
+        page = await one.get(f"{path}/fundingRate?symbol={name}&startTime={start}&limit=4")
+        assert [paid["fundingTime"] for paid in page] == [last - i * FUNDING_MS for i in (9, 8, 7, 6)]
+        assert len(await one.get(f"{path}/fundingRate?symbol={name}")) == 200
+        assert await one.get(f"{path}/fundingRate?symbol={dated['symbol']}") == []
+        assert {row["fundingIntervalHours"] for row in await one.get(f"{path}/fundingInfo")} == {8}
+        interest = await one.get(f"{path}/openInterest?symbol={name}")
+        assert Decimal(interest["openInterest"]) > 0
+        assert (interest.get("pair"), interest.get("contractType")) == (
+            ("BTCUSD", "PERPETUAL") if place == COINM else (None, None)
+        )
+
+
+@FUTURES
+async def test_statistics_end_with_the_last_full_period(place: tuple[str, str]) -> None:
+    asked = "pair=BTCUSD" if place == COINM else "symbol=BTCUSDT"
+    position = "Position" if place == COINM else "Account"
+    async with bench(place[0]) as one:
+        listing = one.symbol(place).listing
+        path = f"{place[0]}/futures/data"
+        for name, kind, noun in (
+            ("topLongShortPositionRatio", "top_position", position),
+            ("topLongShortAccountRatio", "top_account", "Account"),
+            ("globalLongShortAccountRatio", "all_account", "Account"),
+        ):
+            before = int(time.time() * 1000) // 300_000 * 300_000
+            found = await one.get(f"{path}/{name}?{asked}&period=5m&limit=3")
+            assert found[-1]["timestamp"] - before in (0, 300_000)
+            assert [row["timestamp"] - found[0]["timestamp"] for row in found] == [0, 300_000, 600_000]
+            for row in found:
+                share = long_share(kind, listing, row["timestamp"])
+                assert (Decimal(row[f"long{noun}"]), Decimal(row[f"short{noun}"])) == (share, 1 - share)
+                assert row["longShortRatio"] == f"{share / (1 - share):.4f}"
+        start, end = found[0]["timestamp"], found[1]["timestamp"]
+        path = f"{path}/openInterestHist?{asked}&period=5m&contractType=PERPETUAL"
+        rows = await one.get(f"{path}&startTime={start}&endTime={end}")
+        assert [row["timestamp"] for row in rows] == [start, end]
+        assert Decimal(rows[0]["sumOpenInterest"]) > Decimal(rows[0]["sumOpenInterestValue"]) or place == USDM
+        assert len(await one.get(path)) == 30
+        for query, code in (("period=5m", -1102), (f"{asked}&period=7m", -1130)):
+            assert (await one.get(f"{place[0]}/futures/data/openInterestHist?{query}"))["code"] == code
+
+
+# --- limits ---
+
+
+async def test_both_futures_markets_spend_one_weight() -> None:
+    async with bench("binance_spot", "binance_derivatives", "binance_coinm") as one:
+        used = []
+        for path in (
+            f"{PREFIX[USDM]}/depth?symbol=BTCUSDT&limit=50",
+            f"{PREFIX[USDM]}/depth?symbol=BTCUSDT&limit=100",
+            f"{PREFIX[COINM]}/depth?symbol=BTCUSD_PERP&limit=500",
+            f"{PREFIX[COINM]}/depth?symbol=BTCUSD_PERP&limit=1000",
+            f"{PREFIX[USDM]}/klines?symbol=BTCUSDT&interval=1m&limit=1500",
+            f"{PREFIX[COINM]}/premiumIndex",
+            f"{PREFIX[USDM]}/ticker/24hr",
+            "binance_spot/api/v3/ping",
+            "binance_derivatives/futures/data/openInterestHist?symbol=BTCUSDT&period=5m",
+            "binance_coinm/futures/data/openInterestHist?pair=BTCUSD&period=5m",
+        ):
+            used.append(int((await one.raw(path))[1]["X-MBX-USED-WEIGHT-1M"]))
+        assert used == [2, 7, 17, 37, 47, 57, 97, 1, 97, 98]
+        for _ in range((2400 - 98) // 20):
+            assert (await one.raw(f"{PREFIX[USDM]}/aggTrades?symbol=BTCUSDT"))[0] == 200
+        status, headers, body = await one.raw(f"{PREFIX[COINM]}/aggTrades?symbol=BTCUSD_PERP")
+        assert (status, body["code"]) == (429, -1003)
+        assert int(headers["Retry-After"]) > 0
+        assert (await one.raw("binance_spot/api/v3/ping"))[0] == 200
+        assert (await one.get("control/ledger"))["rate_limited"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        ("fapi/v1/fundingRate?symbol=BTCUSDT&limit=1", 500),
+        ("futures/data/topLongShortAccountRatio?symbol=BTCUSDT&period=5m&limit=1", 1000),
+    ],
+)
+async def test_some_endpoints_have_limits_of_their_own(path: str, limit: int) -> None:
+    async with bench("binance_derivatives") as one:
+        statuses = [(await one.raw(f"binance_derivatives/{path}"))[0] for _ in range(limit + 1)]
+        assert statuses == [200] * limit + [429]
+        assert (await one.raw("binance_derivatives/fapi/v1/ping"))[0] == 200
+
+
+# --- an independent client ---
+
+
+def client_of(ccxt: Any, venue: str, host: str) -> Any:
+    """Make the client, with the simulator's addresses for the venue's; it routes the paths of USD-M by itself."""
+    options = {"enableRateLimit": False, "newUpdates": True}
+    if venue == "binance_derivatives":
+        client = ccxt.binanceusdm(options)
+        client.urls["api"]["fapiPublic"] = f"http://{host}/{venue}/fapi/v1"
+        client.urls["api"]["ws"]["linear"] = f"ws://{host}/{venue}/ws"
+    else:
+        client = ccxt.binancecoinm(options)
+        client.urls["api"]["dapiPublic"] = f"http://{host}/{venue}/dapi/v1"
+        client.urls["api"]["ws"]["inverse"] = f"ws://{host}/{venue}/ws"
+    return client
+
+
+async def until(condition: Callable[[], bool], what: str, tasks: list[asyncio.Task[None]]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        for task in tasks:
+            if task.done():
+                task.result()
+        assert time.monotonic() < deadline, f"waited 20 s for {what}"
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", ["trade", "aggTrade"])
+@pytest.mark.parametrize(
+    ("place", "markets"),
+    [
+        (USDM, {"BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USDT:USDT-291228"}),
+        (COINM, {"BTC/USD:BTC", "ETH/USD:ETH", "BTC/USD:BTC-291228"}),
+    ],
+    ids=["usdm", "coinm"],
+)
+async def test_independent_client_ends_with_the_simulators_own_book_and_trades(
+    place: tuple[str, str], markets: set[str], stream: str
+) -> None:
+    ccxt = pytest.importorskip("ccxt.pro", reason="ccxt is a development dependency")
+    simulator = Simulator([place[0]], rate=400)
+    await simulator.start()
+    client = client_of(ccxt, place[0], f"127.0.0.1:{simulator.port}")
+    seen: list[tuple[int, str, str]] = []
+    books: list[Any] = []
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        await client.load_markets()
+        assert set(client.symbols) == markets
+        market = "BTC/USDT:USDT" if place == USDM else "BTC/USD:BTC"
+
+        async def watch_trades() -> None:
+            while True:
+                for trade in await client.watch_trades(market, params={"name": stream}):
+                    assert trade["info"]["e"] == stream
+                    seen.append((int(trade["id"]), trade["info"]["p"], trade["info"]["q"]))
+
+        async def watch_book() -> None:
+            while True:
+                books[:] = [await client.watch_order_book(market)]
+
+        tasks += [asyncio.create_task(watch_trades()), asyncio.create_task(watch_book())]
+        await until(lambda: bool(seen and books), "the first trade and book", tasks)
+        start = simulator.events
+        await until(lambda: simulator.events > start + 500, "the market", tasks)
+        simulator.paused = True
+        truth = simulator.market.symbols[place]
+        await until(
+            lambda: seen[-1][0] == truth.trade_id and books[0]["nonce"] == truth.update_id,
+            f"the end: {truth.trade_id}, {truth.update_id}",
+            tasks,
+        )
+        first = truth.truth.ids.index(seen[0][0])
+        assert seen == list(zip(truth.truth.ids, truth.truth.prices, truth.truth.quantities, strict=True))[first:]
+        for side, levels in zip(("bids", "asks"), truth.book(100), strict=True):
+            assert [tuple(level[:2]) for level in books[0][side][:100]] == [
+                (float(price), float(quantity)) for price, quantity in levels
+            ]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.close()
+        await simulator.stop()

@@ -313,6 +313,7 @@ class Facts:
     paths: tuple[str, ...]
     """What comes before ``ws`` and ``stream``; with more than one, each delivers the streams of its class only."""
     rest: tuple[str, ...]
+    """What comes before the names of the REST endpoints."""
     endpoints: Mapping[str, Endpoint]
     intervals_ms: Mapping[str, int]
     trades: Mapping[str, Body]
@@ -499,7 +500,8 @@ class Binance:
                 symbol = self._find(name.upper()) if name.islower() else None
                 if symbol is None:
                     continue
-                self._candles[key] = _Candles(symbol, interval_ms, now_ms // interval_ms * interval_ms)
+                # Whoever came in the last second before a candle's end gets its end.
+                self._candles[key] = _Candles(symbol, interval_ms, (now_ms - 1000) // interval_ms * interval_ms)
             candles = self._candles[key]
             for bar in candles.closed_before(now_ms):
                 self._send_candle(key, now_ms, candles, bar, interval, is_closed=True)
