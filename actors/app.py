@@ -119,6 +119,8 @@ class System:
             return
         # Ray's socket paths must stay below 108 bytes: a short folder of our own, removed when we stop.
         self._temporary = tempfile.TemporaryDirectory(prefix="mpr-", ignore_cleanup_errors=True)
+        # Ray's workers yield to everything else on a machine (nice 15) unless told otherwise; ours are the work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(
             num_cpus=cluster.num_cpus,
             namespace=NAMESPACE,

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -17,7 +18,7 @@ from test_encoding import trade
 
 from marketprism_ray.errors import BadBatch, BookError, ConfigError, MarketPrismError, SinkUnavailable
 from marketprism_ray.query import Store, stream_records
-from marketprism_ray.records import RECORDS, Level, OrderBookDelta
+from marketprism_ray.records import RECORDS, Gap, Level, OrderBookDelta
 from marketprism_ray.schemas import DECIMAL, arrow_schema, batch_from_records
 from marketprism_ray.servers import EmbeddedServers
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
@@ -160,6 +161,44 @@ async def test_published_rows_are_on_the_stream_once_even_if_published_twice(ser
     assert [record["sequence"] for record in found] == list(range(1, 4001))
     assert found[0]["price"] == Decimal("91249.9")
     await sink.close()
+
+
+async def test_writes_that_overlap_each_wait_for_their_own_acknowledgements(
+    servers: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketprism_ray.sinks.nats.ACK_TIMEOUT_S", 0.5)
+    sink = NatsSink(NatsSettings((servers.nats_url,), window=50))
+    await sink.open()
+    publish = sink._client.publish
+
+    async def lossy(subject: str, payload: bytes, **more: Any) -> None:
+        if not subject.startswith("gap-data."):
+            await publish(subject, payload, **more)
+
+    monkeypatch.setattr(sink._client, "publish", lossy)
+    lost = asyncio.create_task(sink.write([batch_from_records([gap(1), gap(2)])], "a"))
+    written = [asyncio.create_task(sink.write([trades(n, n + 199)], f"b{n}")) for n in range(10_000, 12_000, 200)]
+    assert await asyncio.gather(*written) == [200] * 10
+    with pytest.raises(SinkUnavailable, match="TimeoutError"):
+        await lost
+    monkeypatch.setattr(sink._client, "publish", publish)
+    assert await sink.write([batch_from_records([gap(1), gap(2)])], "a") == 2
+    await sink.close()
+
+
+def gap(first: int) -> Gap:
+    return Gap(
+        exchange_name="okx_derivatives",
+        market_type="perpetual",
+        symbol_name="BTC-USDT-SWAP",
+        timestamp=first,
+        receive_timestamp=first,
+        source="stream",
+        data_type="trade",
+        reason="sequence",
+        opened_at=first,
+        first_missing=first,
+    )
 
 
 async def test_a_message_too_large_for_the_server_is_refused_by_name(servers: EmbeddedServers) -> None:

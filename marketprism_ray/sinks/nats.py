@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,6 +85,16 @@ async def connect(settings: NatsSettings, **more: Any) -> Any:
         raise SinkUnavailable(f"NATS at {', '.join(settings.servers)}: {type(error).__name__}: {error}") from error
 
 
+class _Call:
+    """One write under way: several may be, and each waits for its own acknowledgements."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+        """Publish number -> row, while it is not acknowledged."""
+        self.errors: dict[int, str] = {}
+        self.duplicates = 0
+
+
 class NatsSink:
     """Publishes to one JetStream stream."""
 
@@ -92,8 +103,7 @@ class NatsSink:
         self.duplicates = 0
         self._client: Any = None
         self._inbox = ""
-        self._unacknowledged: dict[str, int] = {}
-        self._errors: dict[int, str] = {}
+        self._unacknowledged: dict[str, _Call] = {}
         self._progress = asyncio.Event()
         self._number = 0
 
@@ -130,30 +140,33 @@ class NatsSink:
 
     async def _acknowledged(self, message: Any) -> None:
         number = message.subject.rpartition(".")[2]
-        row = self._unacknowledged.pop(number, None)
-        if row is None:
+        call = self._unacknowledged.pop(number, None)
+        if call is None:
             return
+        row = call.rows.pop(number)
         data = message.data
         if b'"error"' in data:
-            self._errors[row] = json.loads(data)["error"].get("description", "unknown error")
+            call.errors[row] = json.loads(data)["error"].get("description", "unknown error")
         elif not data:
-            self._errors[row] = "no stream takes this subject"
+            call.errors[row] = "no stream takes this subject"
         elif b'"duplicate"' in data:
+            call.duplicates += 1
             self.duplicates += 1
         self._progress.set()
+        self._progress = asyncio.Event()
 
     async def write(self, batches: Sequence[pa.RecordBatch], token: str) -> int:
-        """Publish every row; gives the rows the server had not seen."""
+        """Publish every row; gives the rows the server had not seen. Calls may overlap."""
         if self._client is None or not self._client.is_connected:
             raise SinkUnavailable("NATS: not connected")
-        before = self.duplicates
-        rows = 0
-        for batch in batches:
+        whole = batches if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()
+        rows = duplicates = 0
+        for batch in whole:
             rows += batch.num_rows
-            await self._publish(batch)
-        return rows - (self.duplicates - before)
+            duplicates += await self._publish(batch)
+        return rows - duplicates
 
-    async def _publish(self, batch: pa.RecordBatch) -> None:
+    async def _publish(self, batch: pa.RecordBatch) -> int:
         subject = subjects(batch, self.settings.preset).to_pylist()
         identity = message_ids(batch).to_pylist()
         payload = [text.encode() for text in json_rows(batch).to_pylist()]
@@ -161,31 +174,38 @@ class NatsSink:
         for i, body in enumerate(payload):
             if len(body) > limit:
                 raise BadBatch(f"NATS: {subject[i]}: a message of {len(body)} bytes, the server takes {limit}")
-        self._unacknowledged.clear()
-        self._errors.clear()
+        call = _Call()
         try:
             for i in range(len(payload)):
                 while len(self._unacknowledged) >= self.settings.window:
                     await self._wait()
-                await self._send(subject[i], identity[i], payload[i], i)
+                await self._send(call, subject[i], identity[i], payload[i], i)
             await self._client.flush(timeout=ACK_TIMEOUT_S)
-            while self._unacknowledged:
+            left, since = len(call.rows), time.monotonic()
+            while call.rows:
                 await self._wait()
+                if len(call.rows) < left:
+                    left, since = len(call.rows), time.monotonic()
+                elif time.monotonic() - since > ACK_TIMEOUT_S:
+                    raise TimeoutError(f"{left} of {len(payload)} messages not acknowledged")
         except (OSError, TimeoutError, nats.errors.Error) as error:
-            self._unacknowledged.clear()
             raise SinkUnavailable(f"NATS: {type(error).__name__}: {error}") from error
-        if self._errors:
-            row, text = next(iter(self._errors.items()))
-            raise SinkUnavailable(f"NATS: {subject[row]}: {text} ({len(self._errors)} rows)")
+        finally:
+            for number in call.rows:
+                self._unacknowledged.pop(number, None)
+        if call.errors:
+            row, text = next(iter(call.errors.items()))
+            raise SinkUnavailable(f"NATS: {subject[row]}: {text} ({len(call.errors)} rows)")
+        return call.duplicates
 
-    async def _send(self, subject: str, identity: str, payload: bytes, row: int) -> None:
+    async def _send(self, call: _Call, subject: str, identity: str, payload: bytes, row: int) -> None:
         self._number += 1
         number = str(self._number)
-        self._unacknowledged[number] = row
+        self._unacknowledged[number] = call
+        call.rows[number] = row
         await self._client.publish(subject, payload, reply=f"{self._inbox}.{number}", headers={"Nats-Msg-Id": identity})
 
     async def _wait(self) -> None:
-        self._progress.clear()
         await asyncio.wait_for(self._progress.wait(), ACK_TIMEOUT_S)
 
     async def close(self) -> None:
