@@ -47,6 +47,7 @@ bench: install
 
 docs: install
 	$(BIN)/python -m marketprism_ray.readme
+	$(BIN)/python tests/test_evidence.py
 
 lock:
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock

@@ -133,6 +133,7 @@ class Session:
         self._tap = tap
         self._tasks: list[asyncio.Task[None]] = []
         self.poller: Poller | None = None
+        self.liquidations_down: list[str] = []
         self._log = log.bind(venue=shard.venue, shard=shard.name, epoch=epoch)
 
     async def start(self) -> None:
@@ -168,7 +169,7 @@ class Session:
             self.batcher,
             self.config.scheduler.jobs,
         )
-        self.poller.start()
+        self.poller.start([("health", self._log_health), ("liquidation", self._check_liquidations)])
 
     async def stop(self) -> None:
         """Close all sockets. What is still open in batches can be drained afterwards."""
@@ -263,6 +264,25 @@ class Session:
             connects=connects,
         )
 
+    # --- by the clock ---
+
+    def _log_health(self) -> None:
+        """Say in one line how the shard is."""
+        status = self.status()
+        names = ("frames", "records", "books", "books_live", "trades_missing", "decode_errors", "rejected_rows")
+        self._log.info("health", **{name: status[name] for name in names})
+
+    def _check_liquidations(self) -> None:
+        """Say which liquidation streams are not connected: they are silent for hours, so their silence says nothing."""
+        dead = [
+            stream.key
+            for stream in self.streams
+            if isinstance(stream, RecordStream) and "liquidation" in stream.data_types and not stream.feeds
+        ]
+        self.liquidations_down = dead
+        if dead:
+            self._log.warning("liquidations_down", streams=dead)
+
     # --- what an owner needs ---
 
     def drain(self, *, force: bool = False) -> list[Batch]:
@@ -295,6 +315,7 @@ class Session:
             "shard": self.shard.name,
             "venue": self.venue.name,
             "streams": len(self.streams),
+            "liquidations_down": self.liquidations_down,
             "polls": {} if self.poller is None else self.poller.status(),
             "connections": [
                 {"name": c.feed.connection_id if c.feed else "", "state": c.state, **c.counts, "error": c.last_error}

@@ -140,7 +140,7 @@ class RecordStream(Stream):
         self.key = f"{venue.name}/{self.wire_key}/{'+'.join(sorted({c.data_type for c in channels}))}"
         self.records = 0
         self._decode = self.codec.decode
-        self._wanted = frozenset(channel.data_type for channel in channels)
+        self.data_types = frozenset(channel.data_type for channel in channels)
         self._lookup = {instrument.venue_symbol: instrument for instrument in instruments}.get
 
     def frame(self, raw: bytes, received: int) -> None:
@@ -148,7 +148,7 @@ class RecordStream(Stream):
         self.frames += 1
         try:
             for record in self._decode(raw, self._lookup, received):
-                if record.table in self._wanted:
+                if record.table in self.data_types:
                     self.records += 1
                     self.batcher.record(self, record, received)
         except DECODE_ERRORS as error:

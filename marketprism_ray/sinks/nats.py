@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,0 +1,147 @@
+"""Polls: what is asked when, what is kept, and what happens when the answer is bad."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from conftest import instrument
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketprism_ray.batching import Batcher
+from marketprism_ray.config import Jobs
+from marketprism_ray.errors import TransportError, VenueError
+from marketprism_ray.instruments import Instrument
+from marketprism_ray.polling import NewRows, Poller, Task
+from marketprism_ray.records import OpenInterest
+from marketprism_ray.rest import RestAnswer
+from marketprism_ray.venue import Priority, Request
+from marketprism_ray.venues import VENUES
+
+NOW = 1_795_132_800_000_000_000
+USD_M, OKX, DERIBIT = (VENUES[n] for n in ("binance_derivatives", "okx_derivatives", "deribit_derivatives"))
+
+
+def swap(base: str, venue: str = "binance_derivatives", **more: Any) -> Instrument:
+    fields = {"symbol_name": f"{base}-USDT-SWAP", "venue_symbol": f"{base}USDT", "market_type": "perpetual"}
+    return instrument(exchange_name=venue, base=base, **{**fields, **more})
+
+
+def interest(symbol: str, time: int) -> OpenInterest:
+    return OpenInterest(
+        exchange_name="x", market_type="perpetual", symbol_name=symbol, timestamp=time,
+        receive_timestamp=time, source="poll", open_interest="1",
+    )  # fmt: skip
+
+
+class Rest:
+    """Answers as told, and remembers what was asked."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers = answers
+        self.asked: list[Request] = []
+
+    async def get(self, request: Request) -> RestAnswer:
+        self.asked.append(request)
+        answer = self.answers[request.params.get("symbol") or request.params.get("currency") or request.path]
+        if isinstance(answer, Exception):
+            raise answer
+        return RestAnswer(answer if isinstance(answer, bytes) else json.dumps(answer).encode(), NOW)
+
+
+def poller(rest: Rest, wanted: list[tuple[str, Instrument]], venue: Any = USD_M) -> tuple[Poller, Batcher]:
+    batcher = Batcher("c", 1)
+    return Poller(venue, wanted, rest, batcher, Jobs()), batcher  # type: ignore[arg-type]
+
+
+def rows(batcher: Batcher) -> list[dict[str, Any]]:
+    return [row for batch in batcher.drain(NOW, force=True) for row in batch.data.to_pylist()]
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from("AB"), st.integers(1, 20)), max_size=8), max_size=8))
+def test_a_row_is_let_through_once_and_never_an_older_one(answers: list[list[tuple[str, int]]]) -> None:
+    new, given_out = NewRows(), []
+    for answer in answers:
+        given_out += [(r.symbol_name, r.timestamp) for r in new.of([interest(s, t) for s, t in answer])]
+    assert len(set(given_out)) == len(given_out)
+    for symbol in "AB":
+        times = [time for name, time in given_out if name == symbol]
+        assert times == sorted(times)
+        newest = max((time for answer in answers for name, time in answer if name == symbol), default=None)
+        assert (times[-1] if times else None) == newest
+
+
+async def test_each_instrument_is_asked_and_what_was_there_before_is_not_given_again() -> None:
+    rest = Rest({s: {"symbol": s, "openInterest": "7", "time": NOW // 10**6} for s in ("BTCUSDT", "ETHUSDT")})
+    made, batcher = poller(rest, [("open_interest", swap("BTC")), ("open_interest", swap("ETH"))])
+    (task,) = made.tasks
+    await made.run(task)
+    assert {row["symbol_name"] for row in rows(batcher)} == {"BTC-USDT-SWAP", "ETH-USDT-SWAP"}
+    await made.run(task)
+    assert rows(batcher) == []
+    rest.answers["BTCUSDT"]["time"] += 300_000
+    await made.run(task)
+    assert [row["symbol_name"] for row in rows(batcher)] == ["BTC-USDT-SWAP"]
+    assert all(request.priority is Priority.POLL for request in rest.asked)
+
+
+async def test_an_answer_that_fails_holds_up_no_other_and_is_counted() -> None:
+    good = {"symbol": "XRPUSDT", "openInterest": "7", "time": NOW // 10**6}
+    answers = {
+        "BTCUSDT": VenueError("refused"),
+        "ETHUSDT": TransportError("gone"),
+        "SOLUSDT": b"<html>",
+        "XRPUSDT": good,
+        "ADAUSDT": {**good, "symbol": "ADAUSDT", "openInterest": "NaN"},
+    }
+    made, batcher = poller(Rest(answers), [("open_interest", swap(s.removesuffix("USDT"))) for s in answers])
+    (task,) = made.tasks
+    await made.run(task)
+    assert [row["symbol_name"] for row in rows(batcher)] == ["XRP-USDT-SWAP"]
+    assert (task.failures, task.rows) == (3, 2)
+    assert batcher.rejected_total == 1
+    assert made.status()["/fapi/v1/openInterest"]["failures"] == 3
+
+
+def test_requests_that_are_equal_are_sent_once() -> None:
+    (poll,) = [p for p in DERIBIT.polls if p.data_type == "volatility_index"]
+    items = [
+        swap("BTC", "deribit_derivatives", quote="USD", symbol_name=name, venue_symbol=name) for name in ("a", "b", "c")
+    ]
+    task = Task(DERIBIT, poll, [*items, swap("ETH", "deribit_derivatives", quote="USD"), swap("SOL", quote="USDC")])
+    requests = task.requests(NOW)
+    assert [request.params["currency"] for request in requests] == ["BTC", "ETH"]
+    assert requests[0].params["end_timestamp"] == str(NOW // 10**6)
+
+
+def test_polls_are_only_for_what_is_wanted_and_for_instruments_that_have_it() -> None:
+    dated = swap("BTC", market_type="futures", symbol_name="BTC-USDT-291228", venue_symbol="BTCUSDT_291228")
+    made, _ = poller(Rest({}), [("funding_rate", dated), ("trade", swap("BTC"))])
+    assert made.tasks == []
+    made, _ = poller(Rest({}), [("funding_rate", dated), ("funding_rate", swap("BTC"))])
+    assert [task.poll.data_type for task in made.tasks] == ["funding_rate"]
+    assert [r.params["symbol"] for r in made.tasks[0].requests(NOW)] == ["BTCUSDT"]
+
+
+@pytest.mark.parametrize("venue", [name for name, venue in VENUES.items() if venue.polls])
+def test_every_poll_has_a_job_an_interval_and_a_budget_that_it_fits(venue: str) -> None:
+    capacity = {budget.name: budget.capacity for budget in VENUES[venue].rest.budgets}
+    for poll in VENUES[venue].polls:
+        assert poll.job in Jobs.model_fields
+        request = poll.request(swap("BTC", venue, quote="USD"), NOW)
+        assert request.path == poll.answer.path
+        assert request.costs
+        assert all(weight <= capacity[name] for name, weight in request.costs)
+
+
+async def test_funding_is_asked_right_after_each_full_hour_as_well() -> None:
+    from datetime import UTC, datetime, timedelta
+
+    made, _ = poller(Rest({}), [("funding_rate", swap("BTC"))])
+    trigger = made._trigger("funding_rate")
+    at = datetime(2026, 11, 20, 11, 59, 59, tzinfo=UTC)
+    following = trigger.get_next_fire_time(at, at)
+    assert timedelta(0) < following - at <= timedelta(seconds=30)
+    assert following.minute == 0
