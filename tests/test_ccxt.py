@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from marketprism_ray.simulator.market import Symbol
 from marketprism_ray.simulator.server import Simulator
 
 ccxt = pytest.importorskip("ccxt.pro", reason="ccxt is a development dependency")
@@ -21,6 +23,12 @@ CASES = [
     ("okx_spot", "BTC-USDT", "BTC/USDT"),
     ("okx_derivatives", "BTC-USDT-SWAP", "BTC/USDT:USDT"),
     ("okx_derivatives", "BTC-USD-SWAP", "BTC/USD:BTC"),
+    ("okx_derivatives", "BTC-USDT-291228", "BTC/USDT:USDT-291228"),
+    ("binance_derivatives", "BTC-USDT-SWAP", "BTC/USDT:USDT"),
+    ("binance_coinm", "BTC-USD-SWAP", "BTC/USD:BTC"),
+    ("deribit_derivatives", "BTC-USD-SWAP", "BTC/USD:BTC"),
+    ("deribit_derivatives", "BTC-USDC-SWAP", "BTC/USDC:USDC"),
+    ("deribit_derivatives", "BTC-USD-291228-100000-C", "BTC/USD:BTC-291228-100000-C"),
 ]
 LEVELS = 100
 """Levels a side to compare; the client keeps more, the venue's snapshot has at least 400."""
@@ -35,10 +43,21 @@ def client_of(venue: str, simulator: Simulator) -> Any:
         client.urls["api"]["ws"]["spot"] = f"ws://{host}/ws"
         client.options["fetchMarkets"]["types"] = ["spot"]
         return client
+    if venue.startswith("binance"):
+        usdm = venue == "binance_derivatives"
+        client = (ccxt.binanceusdm if usdm else ccxt.binancecoinm)({"enableRateLimit": False, "newUpdates": True})
+        client.urls["api"]["fapiPublic" if usdm else "dapiPublic"] = f"http://{host}/{'f' if usdm else 'd'}api/v1"
+        client.urls["api"]["ws"]["linear" if usdm else "inverse"] = f"ws://{host}/ws"
+        return client
+    if venue == "deribit_derivatives":
+        client = ccxt.deribit({"enableRateLimit": False, "newUpdates": True})
+        client.urls["api"]["rest"] = f"http://{host}"
+        client.urls["api"]["ws"] = f"ws://{host}/ws/api/v2"
+        return client
     client = ccxt.okx({"enableRateLimit": False, "newUpdates": True})
     client.urls["api"]["rest"] = f"http://{host}"
     client.urls["api"]["ws"] = f"ws://{host}/ws/v5"
-    client.options["fetchMarkets"] = {"types": ["spot"] if venue == "okx_spot" else ["swap"]}
+    client.options["fetchMarkets"] = {"types": ["spot"] if venue == "okx_spot" else ["swap", "future"]}
     return client
 
 
@@ -46,13 +65,17 @@ class Watcher:
     """What the client has seen: raw trades by id in their order, and its book."""
 
     def __init__(self, client: Any, symbol: str) -> None:
-        self.trades: dict[int, tuple[str, str]] = {}
+        self.trades: dict[int, tuple[Decimal, ...]] = {}
         self.order: list[int] = []
         self.book: Any = None
         self.books = 0
         self.breaks = 0
         self._client = client
         self._symbol = symbol
+
+    def levels(self) -> list[list[tuple[float, ...]]]:
+        """Give the best levels of its book."""
+        return [[tuple(level[:2]) for level in self.book[side][:LEVELS]] for side in ("bids", "asks")]
 
     async def watch_trades(self) -> None:
         while True:
@@ -63,8 +86,11 @@ class Watcher:
                 continue
             for trade in found:
                 raw = trade["info"]
-                self.order.append(int(trade["id"]))
-                self.trades[self.order[-1]] = (raw.get("p") or raw["px"], raw.get("q") or raw["sz"])
+                self.order.append(int(raw.get("trade_seq") or trade["id"]))
+                self.trades[self.order[-1]] = tuple(
+                    Decimal(str(next(raw[name] for name in names if name in raw)))
+                    for names in (("p", "px", "price"), ("q", "sz", "amount"))
+                )
 
     async def watch_book(self) -> None:
         while True:
@@ -73,6 +99,11 @@ class Watcher:
                 self.books += 1
             except ccxt.NetworkError:
                 self.breaks += 1
+
+
+def levels_of(symbol: Symbol) -> list[list[tuple[float, ...]]]:
+    """Give the true book as the client has numbers."""
+    return [[(float(price), float(quantity)) for price, quantity in side] for side in symbol.book(LEVELS)]
 
 
 async def until(condition: Callable[[], bool], what: str, tasks: list[asyncio.Task[None]], limit_s: float) -> None:
@@ -113,20 +144,17 @@ async def follow(venue: str, symbol: str, market: str, events: int, limit_s: flo
         simulator.paused = True
         truth = simulator.market.symbols[venue, symbol]
         await until(
-            lambda: watcher.order[-1] == truth.trade_id and watcher.book["nonce"] == truth.update_id,
-            f"the end: {truth.trade_id}, {truth.update_id}",
+            lambda: watcher.order[-1] == truth.trade_id and watcher.levels() == levels_of(truth),
+            f"trade {truth.trade_id} and the book at {truth.update_id}",
             tasks,
             limit_s,
         )
-        emitted = dict(zip(truth.truth.ids, zip(truth.truth.prices, truth.truth.quantities, strict=True), strict=True))
+        pairs = zip(map(Decimal, truth.truth.prices), map(Decimal, truth.truth.quantities), strict=True)
+        emitted = dict(zip(truth.truth.ids, pairs, strict=True))
         assert {i: emitted[i] for i in watcher.trades} == watcher.trades
         assert len(watcher.order) == len(watcher.trades), "a trade was seen twice"
         holes = [b for a, b in zip(watcher.order, watcher.order[1:], strict=False) if b != a + 1]
         assert len(holes) <= 1, "only the disconnect may cost trades"
-        for side, levels in zip(("bids", "asks"), truth.book(LEVELS), strict=True):
-            assert [tuple(level[:2]) for level in watcher.book[side][:LEVELS]] == [
-                (float(price), float(quantity)) for price, quantity in levels
-            ]
     finally:
         for task in tasks:
             task.cancel()

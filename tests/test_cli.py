@@ -59,11 +59,11 @@ def test_venues_and_config_print_what_there_is() -> None:
 def test_what_is_recorded_from_a_venue_replays_to_the_same(tmp_path: Path) -> None:
     with SimulatorProcess(("okx_derivatives",), rate=300) as simulator:
         urls = [f"--endpoint={name}={url}" for name, url in simulator.endpoints["okx_derivatives"].items()]
-        run("record", "okx_derivatives", "--symbols", "BTC-*", "--seconds", "2", "--out", str(tmp_path), *urls)
+        run("record", "okx_derivatives", "--symbols", "BTC-USDT-SWAP,BTC-USD-SWAP", "--seconds", "2", "--out", str(tmp_path), *urls)
         config = tmp_path / "c.yaml"
         endpoints = json.dumps(simulator.endpoints["okx_derivatives"])
         config.write_text(f'exchanges: {{okx_derivatives: {{symbols: ["*"], endpoints: {endpoints}}}}}')
-        assert "3 wanted" in run("validate", str(config), "--connect").stdout
+        assert "6 wanted" in run("validate", str(config), "--connect").stdout
     (file,) = json.loads(run("replay", str(tmp_path), "--json").stdout.splitlines()[-1]).values()
     symbols = file["segments"][0]["symbols"]
     assert set(symbols) == {"BTC-USDT-SWAP", "BTC-USD-SWAP"}

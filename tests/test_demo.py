@@ -29,7 +29,7 @@ def run(*arguments: str) -> dict[str, Any]:
 def check(verdict: dict[str, Any]) -> None:
     assert (verdict["missing"], verdict["duplicated"], verdict["wrong"]) == (0, 0, 0)
     assert (verdict["stream_missing"], verdict["stream_duplicated"]) == (0, 0)
-    assert verdict["books_checked"] == verdict["books_equal"] == 9
+    assert verdict["books_checked"] == verdict["books_equal"] == 24
     assert verdict["trades_emitted"] == verdict["trades_stored"] + verdict["missing_accounted"]
     assert verdict["missing_accounted"] == verdict["claimed_missing"]
     assert verdict["trades_emitted"] > 500

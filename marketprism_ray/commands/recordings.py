@@ -152,7 +152,8 @@ def replay(folder: Path, as_json: bool) -> None:
 )
 @click.option("--seed", default=1, show_default=True)
 @click.option("--port", default=0, show_default=True, help="0 takes a free one.")
-def simulate(venues: str, rate: float, seed: int, port: int) -> None:
+@click.option("--extra", default=0, show_default=True, help="Made-up coins that each venue lists besides.")
+def simulate(venues: str, rate: float, seed: int, port: int, extra: int) -> None:
     """Run the simulated venues on loopback until Ctrl-C.
 
     Prints one JSON line with the endpoints, as `exchanges.<venue>.endpoints` takes them.
@@ -167,7 +168,7 @@ def simulate(venues: str, rate: float, seed: int, port: int) -> None:
         raise ConfigError(f"--venues: cannot simulate {', '.join(sorted(unknown))}; known: {', '.join(SIMULATED)}")
 
     async def run() -> None:
-        task = asyncio.ensure_future(serve(names, seed=seed, rate=rate, port=port))
+        task = asyncio.ensure_future(serve(names, seed=seed, rate=rate, port=port, extra=extra))
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         try:

@@ -314,25 +314,59 @@ LISTINGS: tuple[Listing, ...] = (
 )
 
 
+_NAMES = {
+    "binance_spot": ("{c}-USDT", "{c}USDT"),
+    "binance_derivatives": ("{c}-USDT-SWAP", "{c}USDT"),
+    "binance_coinm": ("{c}-USD-SWAP", "{c}USD_PERP"),
+    "okx_spot": ("{c}-USDT", "{c}-USDT"),
+    "okx_derivatives": ("{c}-USDT-SWAP", "{c}-USDT-SWAP"),
+    "deribit_derivatives": ("{c}-USDC-SWAP", "{c}_USDC-PERPETUAL"),
+}
+EXTRA_LEVELS = 200
+
+
+def made_up(venue: str, count: int) -> list[Listing]:
+    """List coins that do not exist, C000 and so on: many symbols are what a cold start is about."""
+    symbol, venue_symbol = _NAMES[venue]
+    contract = {"binance_coinm": ("10", "inverse"), "okx_derivatives": ("1", "linear")}.get(venue)
+    found = []
+    for n in range(count):
+        coin = f"C{n:03d}"
+        name, own = symbol.format(c=coin), venue_symbol.format(c=coin)
+        if venue.endswith("spot"):
+            base, quote = name.split("-")
+            listing = Listing(venue, name, own, base, quote, Decimal(10), Decimal("0.001"), Decimal(1))
+        else:
+            listing = _derivative(venue, name, own, ("10", "0.001", "1"), contract)
+        found.append(listing)
+    return found
+
+
 class Market:
     """All symbols of the chosen venues.
 
     Parameters
     ----------
     trade_share : part of the events that are trades
+    extra : made-up coins that each venue lists besides
     """
 
-    def __init__(self, venues: Sequence[str], seed: int, *, trade_share: float = 0.7, levels: int = 1200) -> None:
+    def __init__(
+        self, venues: Sequence[str], seed: int, *, trade_share: float = 0.7, levels: int = 1200, extra: int = 0
+    ) -> None:
+        listings = [listing for listing in LISTINGS if listing.venue in venues]
+        known = len(listings)
+        for venue in venues:
+            listings += made_up(venue, extra)
         self.symbols = {
             (listing.venue, listing.symbol): Symbol(
                 listing,
                 f"{seed}/{listing.venue}/{listing.symbol}",
                 padded if listing.venue == "binance_spot" else plain,
-                levels,
+                levels if number < known else EXTRA_LEVELS,
                 400 if listing.venue.startswith("okx") else None,
             )
-            for listing in LISTINGS
-            if listing.venue in venues
+            for number, listing in enumerate(listings)
         }
         self._all = list(self.symbols.values())
         self._random = random.Random(seed)

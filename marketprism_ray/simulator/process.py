@@ -27,9 +27,21 @@ class SimulatorProcess:
         seed: int = 1,
         rate: float = 200.0,
         port: int = 0,
+        extra: int = 0,
         log: Path | None = None,
     ) -> None:
-        arguments = ["--seed", str(seed), "--rate", str(rate), "--port", str(port), "--venues", *venues]
+        arguments = [
+            "--seed",
+            str(seed),
+            "--rate",
+            str(rate),
+            "--port",
+            str(port),
+            "--extra",
+            str(extra),
+            "--venues",
+            *venues,
+        ]
         self._child = ChildProcess("marketprism_ray.simulator", arguments, log=log)
         self.venues = tuple(venues)
 

@@ -80,6 +80,7 @@ class Simulator:
     Parameters
     ----------
     rate : market events a second over all venues; 0 is as fast as the machine allows
+    extra : made-up coins that each venue lists besides
     keep_alive_s : time without a change after which a house that does so says that a book is alive
     """
 
@@ -89,12 +90,13 @@ class Simulator:
         *,
         seed: int = 1,
         rate: float = 200.0,
+        extra: int = 0,
         keep_alive_s: float = KEEP_ALIVE_S,
     ) -> None:
         unknown = set(venues) - set(VENUES)
         if unknown:
             raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; known: {', '.join(VENUES)}")
-        self.market = Market(venues, seed)
+        self.market = Market(venues, seed, extra=extra)
         self.wire = Wire()
         self.rate = rate
         self.paused = False
@@ -277,9 +279,9 @@ def _from_subscription(symbol: Symbol) -> tuple[int, int]:
     return start, len(truth.ids) - start
 
 
-async def serve(venues: Sequence[str], *, seed: int, rate: float, port: int) -> None:
+async def serve(venues: Sequence[str], *, seed: int, rate: float, port: int, extra: int = 0) -> None:
     """Run until cancelled; print one JSON line when ready."""
-    simulator = Simulator(venues, seed=seed, rate=rate)
+    simulator = Simulator(venues, seed=seed, rate=rate, extra=extra)
     await simulator.start(port)
     print(json.dumps({"port": simulator.port, "endpoints": simulator.endpoints()}), flush=True)
     try:
