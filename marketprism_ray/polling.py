@@ -8,6 +8,7 @@ A row that was there in the last answer already is not given again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ from marketprism_ray.streams import DECODE_ERRORS
 from marketprism_ray.venue import Poll, Request, Venue
 
 log = structlog.get_logger("polling")
+# A run that is still waiting for its turn when the next one is due goes on; that is no news.
+logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 SETTLEMENT_JOBS = ("funding_rate",)
 """Jobs that also run right after each full hour: funding is charged then."""
@@ -116,6 +119,7 @@ class Poller:
         self._jobs = jobs
         self._new = NewRows()
         self._scheduler: AsyncIOScheduler | None = None
+        self._stopping = False
         self._log = log.bind(venue=venue.name)
         for poll in venue.polls:
             instruments = [instrument for data_type, instrument in wanted if data_type == poll.data_type]
@@ -151,6 +155,7 @@ class Poller:
 
     async def stop(self) -> None:
         """End all jobs; a request under way is given up."""
+        self._stopping = True
         if self._scheduler is not None:
             self._scheduler.shutdown(wait=False)
             self._scheduler = None
@@ -159,18 +164,25 @@ class Poller:
     async def run(self, task: Task) -> None:
         """Do one poll: ask, decode, keep what is new. A request that fails holds up no other."""
         task.runs += 1
-        for request in task.requests(time.time_ns()):
-            try:
-                answer = await self._rest.get(request)
-                found = task.poll.answer.decode(answer.body, request.params, task.lookup, answer.received)
-            except (VenueError, TransportError) as error:
-                self._failed(task, request, str(error))
-            except DECODE_ERRORS as error:
-                self._failed(task, request, f"{type(error).__name__}: {error}")
-            else:
-                for record in self._new.of(found):
-                    task.rows += 1
-                    self._batcher.record(task.owner, record, answer.received)
+        try:
+            for request in task.requests(time.time_ns()):
+                await self._ask(task, request)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+
+    async def _ask(self, task: Task, request: Request) -> None:
+        try:
+            answer = await self._rest.get(request)
+            found = task.poll.answer.decode(answer.body, request.params, task.lookup, answer.received)
+        except (VenueError, TransportError) as error:
+            self._failed(task, request, str(error))
+        except DECODE_ERRORS as error:
+            self._failed(task, request, f"{type(error).__name__}: {error}")
+        else:
+            for record in self._new.of(found):
+                task.rows += 1
+                self._batcher.record(task.owner, record, answer.received)
 
     def _failed(self, task: Task, request: Request, error: str) -> None:
         task.failures += 1

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import itertools
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -76,9 +78,10 @@ class RestClient:
         self.on_answer: Callable[[Request, bytes, int], None] | None = None
         """Hears of every good answer (recording)."""
         self._session: aiohttp.ClientSession | None = None
-        self._waiting: dict[tuple[int, int], Request] = {}
+        self._queues: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        """Budget -> (priority, ticket) of those who wait for it, as a heap; who has gone is dropped at the head."""
+        self._turns: dict[tuple[int, int], asyncio.Event] = {}
         self._ticket = itertools.count()
-        self._turn = asyncio.Condition()
 
     async def open(self) -> None:
         """Open the session."""
@@ -130,28 +133,33 @@ class RestClient:
 
     async def _wait_for_turn(self, request: Request) -> None:
         place = (int(request.priority), next(self._ticket))
-        self._waiting[place] = request
+        names = [name for name, _ in request.costs]
+        for name in names:
+            heapq.heappush(self._queues[name], place)
+        turn = self._turns[place] = asyncio.Event()
         try:
             while True:
-                async with self._turn:
-                    await self._turn.wait_for(lambda: self._is_next(place))
-                delay = self.budget.delay_s(request, time.monotonic_ns())
-                if delay <= 0:
-                    break
-                # A more urgent request may come meanwhile: look again soon.
-                await asyncio.sleep(min(delay, 0.25))
+                # A more urgent request may have come while we slept: look at the queues each time.
+                if all(self._queues[name][0] == place for name in names):
+                    delay = self.budget.delay_s(request, time.monotonic_ns())
+                    if delay <= 0:
+                        break
+                    await asyncio.sleep(min(delay, 0.25))
+                else:
+                    turn.clear()
+                    await turn.wait()
             self.budget.spend(request, time.monotonic_ns())
         finally:
-            del self._waiting[place]
-            async with self._turn:
-                self._turn.notify_all()
+            del self._turns[place]
+            for name in names:
+                self._wake_next(self._queues[name])
 
-    def _is_next(self, place: tuple[int, int]) -> bool:
-        """Tell whether no more urgent request waits for a budget that this one needs."""
-        mine = {name for name, _ in self._waiting[place].costs}
-        return not any(
-            other < place and any(name in mine for name, _ in request.costs) for other, request in self._waiting.items()
-        )
+    def _wake_next(self, queue: list[tuple[int, int]]) -> None:
+        """Drop those who have gone from the head of a queue; tell the next one to look."""
+        while queue and queue[0] not in self._turns:
+            heapq.heappop(queue)
+        if queue:
+            self._turns[queue[0]].set()
 
     async def _send(self, request: Request) -> RestAnswer:
         where = f"{self.venue.name}: GET {request.path}"

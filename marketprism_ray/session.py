@@ -130,6 +130,7 @@ class Session:
         self.streams: list[Stream] = []
         self.connections: list[Connection] = []
         self._resume = dict(resume or {})
+        self._share = share
         self._tap = tap
         self._tasks: list[asyncio.Task[None]] = []
         self.poller: Poller | None = None
@@ -156,7 +157,9 @@ class Session:
             by_endpoint.setdefault(stream.channel.endpoint, []).append(stream)
         limits = self.venue.limits
         size = min(self.exchange.streams_per_socket or limits.streams_per_socket, limits.streams_per_socket)
-        connects = Pacer(limits.connects, limits.connects_period_s)
+        # The venue counts new sockets by address as well: this process gets its share of them.
+        allowed = limits.connects * self._share
+        connects = Pacer(max(1, int(allowed)), limits.connects_period_s / min(1.0, allowed))
         for endpoint, streams in by_endpoint.items():
             for chunk in _chunks(streams, size):
                 self.connections.append(self._connection(endpoint, chunk, connects))

@@ -56,10 +56,33 @@ def test_venues_and_config_print_what_there_is() -> None:
     assert "| `nats.stream` |" in run("config", "--options").stdout
 
 
+def test_instruments_are_listed_by_pattern_and_rank() -> None:
+    with SimulatorProcess(("binance_coinm",), rate=100) as simulator:
+        url = f"--url={simulator.endpoints['binance_coinm']['rest']}"
+        found = run("instruments", "binance_coinm", "*-SWAP", "top:1:BTC-*", "--json", url).stdout.splitlines()
+        names = [json.loads(line)["symbol_name"] for line in found]
+        assert set(names[:2]) == {"BTC-USD-SWAP", "ETH-USD-SWAP"}
+        table = run("instruments", "binance_coinm", "BTCUSD_291228", url).stdout
+        assert "2029-12-28 08:00" in table
+        assert "100 USD" in table
+        wrong = run("instruments", "binance_coinm", "BTC-USD-SWAPP", url, code=2)
+        assert "nearest: BTC-USD-SWAP" in wrong.stderr
+
+
 def test_what_is_recorded_from_a_venue_replays_to_the_same(tmp_path: Path) -> None:
     with SimulatorProcess(("okx_derivatives",), rate=300) as simulator:
         urls = [f"--endpoint={name}={url}" for name, url in simulator.endpoints["okx_derivatives"].items()]
-        run("record", "okx_derivatives", "--symbols", "BTC-USDT-SWAP,BTC-USD-SWAP", "--seconds", "2", "--out", str(tmp_path), *urls)
+        run(
+            "record",
+            "okx_derivatives",
+            "--symbols",
+            "BTC-USDT-SWAP,BTC-USD-SWAP",
+            "--seconds",
+            "2",
+            "--out",
+            str(tmp_path),
+            *urls,
+        )
         config = tmp_path / "c.yaml"
         endpoints = json.dumps(simulator.endpoints["okx_derivatives"])
         config.write_text(f'exchanges: {{okx_derivatives: {{symbols: ["*"], endpoints: {endpoints}}}}}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -363,6 +364,109 @@ async def test_a_request_does_not_wait_for_one_with_another_budget(unused_tcp_po
         await asyncio.gather(stuck, return_exceptions=True)
         await client.close()
         await runner.cleanup()
+
+
+class Venue:
+    """A bare REST server that notes what it is asked, and its client."""
+
+    def __init__(self, *budgets: Budget, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        self.asked: list[str] = []
+        self._status, self._headers = status, headers or {}
+        self._budgets = budgets
+
+    async def __aenter__(self) -> RestClient:
+        app = web.Application()
+        app.add_routes([web.get("/{name}", self._serve)])
+        self._server = TestServer(app)
+        await self._server.start_server()
+        venue = replace(VENUES["binance_spot"], rest=Rest(self._budgets, lambda *_: None))
+        budget = RequestBudget(self._budgets, fraction=1)
+        self.client = RestClient(venue, str(self._server.make_url("")), RestSettings(attempts=1), budget)
+        await self.client.open()
+        return self.client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+        await self._server.close()
+
+    async def _serve(self, request: web.Request) -> web.Response:
+        self.asked.append(request.match_info["name"])
+        return web.Response(text="{}", status=self._status, headers=self._headers)
+
+
+async def test_the_more_urgent_request_goes_first_and_of_equals_the_older() -> None:
+    venue = Venue(Budget("w", 1, 0.05))
+    async with venue as client:
+        await client.get(Request("/first", {}, (("w", 1),)))
+        tasks = []
+        for name in ("METADATA", "POLL", "BACKFILL", "SNAPSHOT", "POLL"):
+            request = Request(f"/{name}{len(tasks)}", {}, (("w", 1),), Priority[name])
+            tasks.append(asyncio.create_task(client.get(request)))
+        await asyncio.gather(*tasks)
+    assert venue.asked == ["first", "SNAPSHOT3", "BACKFILL2", "POLL1", "POLL4", "METADATA0"]
+
+
+async def test_who_gives_up_waiting_holds_up_nobody() -> None:
+    venue = Venue(Budget("w", 1, 0.3))
+    async with venue as client:
+        await client.get(Request("/first", {}, (("w", 1),)))
+        given_up = asyncio.create_task(client.get(Request("/urgent", {}, (("w", 1),), Priority.SNAPSHOT)))
+        waiting = asyncio.create_task(client.get(Request("/patient", {}, (("w", 1),), Priority.POLL)))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await waiting
+    assert venue.asked == ["first", "patient"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(Priority)), st.sets(st.sampled_from("ab"), min_size=1)), max_size=12))
+@settings(deadline=None, max_examples=30)
+def test_every_request_gets_its_turn(wanted: list[tuple[Priority, set[str]]]) -> None:
+    async def run() -> int:
+        client = RestClient(VENUES["binance_spot"], budget=RequestBudget((Budget("a", 3, 0.01), Budget("b", 2, 0.01))))
+        turns = [
+            client._wait_for_turn(Request("/", {}, tuple((name, 1) for name in sorted(names)), priority))
+            for priority, names in wanted
+        ]
+        async with asyncio.timeout(10):
+            await asyncio.gather(*turns)
+        return sum(map(len, client._queues.values()))
+
+    assert asyncio.run(run()) == 0
+
+
+@pytest.mark.parametrize(("status", "headers", "least"), [(429, {"Retry-After": "30"}, 29), (418, {}, 119)])
+async def test_a_limit_or_a_ban_silences_the_whole_venue_for_as_long_as_it_says(
+    status: int, headers: dict[str, str], least: float
+) -> None:
+    venue = Venue(Budget("w", 100, 1), status=status, headers=headers)
+    async with venue as client:
+        with pytest.raises(RateLimited, match=f"HTTP {status}"):
+            await client.get(Request("/x", {}, (("w", 1),)))
+        assert client.budget.delay_s(Request("/y", {}, ()), time.monotonic_ns()) > least
+        assert client.counts["rate_limited"] == 1
+
+
+async def test_a_request_that_is_not_answered_in_time_is_tried_again() -> None:
+    seen = 0
+
+    async def slow_once(_: web.Request) -> web.Response:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            await asyncio.Event().wait()
+        return web.Response(text="{}")
+
+    app = web.Application()
+    app.add_routes([web.get("/x", slow_once)])
+    server = TestServer(app)
+    await server.start_server()
+    venue = replace(VENUES["binance_spot"], rest=Rest((), lambda *_: None))
+    client = RestClient(venue, str(server.make_url("")), RestSettings(timeout_s=0.2, attempts=2, backoff_s=0.01))
+    await client.open()
+    assert (await client.get(Request("/x"))).body == b"{}"
+    assert (seen, client.counts["failures"], client.counts["retries"]) == (2, 1, 1)
+    await client.close()
+    await server.close()
 
 
 async def _answer(_: web.Request) -> web.Response:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from actors.coordinator import Coordinator
 from marketprism_ray import __version__
 from marketprism_ray.config import validate
+from marketprism_ray.simulator.market import made_up
 from marketprism_ray.simulator.server import Simulator
 
 
@@ -92,4 +95,42 @@ async def test_a_venue_that_cannot_be_reached_is_reported_and_holds_up_no_other(
     await until(lambda: again._actors["okx_spot#0"].state == "alive")
     assert cluster.started.count(collector) == 1, "a restarted coordinator adopts what runs"
     again._loop.cancel()
+    await simulator.stop()
+
+
+@pytest.mark.parametrize("venue", ["binance_spot", "okx_spot"])
+async def test_what_is_listed_enters_and_what_leaves_or_expires_goes_while_the_others_go_on(
+    tmp_path: Path, venue: str
+) -> None:
+    simulator = Simulator((venue,), rate=10)
+    await simulator.start()
+    config = validate(
+        {
+            "system": {"data_dir": str(tmp_path), "log_level": "error"},
+            "cluster": {"step_s": 0.05},
+            "scheduler": {"jobs": {"instruments": 0.3}},
+            "exchanges": {
+                venue: {
+                    "symbols": ["*-USDT", "SOL-USDT"],
+                    "data_types": ["trade"],
+                    "endpoints": simulator.endpoints()[venue],
+                },
+            },
+        },
+        "test",
+    )
+    coordinator = Coordinator(config, {"clickhouse": object(), "nats": object()}, cluster=Cluster())  # type: ignore[arg-type,dict-item]
+
+    def symbols() -> set[str]:
+        return {symbol for shard in coordinator._shards.values() for _, symbol in shard.streams}
+
+    await until(lambda: symbols() == {"BTC-USDT", "ETH-USDT", "SOL-USDT"})
+    (new,) = made_up(venue, 1)
+    simulator.enter(new)
+    await until(lambda: symbols() == {"BTC-USDT", "ETH-USDT", "SOL-USDT", "C000-USDT"})
+    simulator.leave(venue, "SOL-USDT")
+    await until(lambda: symbols() == {"BTC-USDT", "ETH-USDT", "C000-USDT"})
+    problem = str((await coordinator.status())["errors"])
+    assert f"'SOL-USDT' matches none of the 3 instruments of {venue}; nearest:" in problem
+    coordinator._loop.cancel()
     await simulator.stop()

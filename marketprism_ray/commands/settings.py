@@ -169,11 +169,19 @@ def venues() -> None:
     for venue in VENUES.values():
         limits = venue.limits
         lifetime = f"{limits.lifetime_s / 3600:g} h a socket" if limits.lifetime_s else "no forced cut"
-        budgets = [f"REST {b.name}: {b.capacity} per {b.period_s:g} s" for b in venue.rest.budgets]
+        budgets = [
+            f"REST {b.name}: {b.capacity} per {b.period_s:g} s{' of the house' if b.pool else ''}"
+            for b in venue.rest.budgets
+        ]
+        sockets = [
+            f"{limits.connects} new sockets per {limits.connects_period_s:g} s",
+            f"{limits.messages_per_second:g} messages a second",
+        ]
+        types = [f"kline ({', '.join(venue.intervals)})" if name == "kline" else name for name in venue.data_types]
         table.add_row(
             venue.name,
-            "\n".join(venue.data_types),
-            "\n".join([f"{limits.streams_per_socket} streams a socket", lifetime, *budgets]),
+            "\n".join(types),
+            "\n".join([f"{limits.streams_per_socket} streams a socket", lifetime, *sockets, *budgets]),
             "\n".join([*(f"{name} {url}" for name, url in venue.sockets.items()), f"rest {venue.rest_url}"]),
         )
     wide_console().print(table)

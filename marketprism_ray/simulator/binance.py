@@ -342,25 +342,31 @@ class Binance:
         self._facts = FACTS[name]
         self._market = market
         self._wire = wire
-        self._own = market.of_venue(name)
-        """Symbols of this market."""
-        self._all = [
-            symbol for venue in (UNIVERSES if name in UNIVERSES else (name,)) for symbol in market.of_venue(venue)
-        ]
-        """Those of its universe: of both futures markets."""
+        self._own: list[Symbol] = []
+        self._all: list[Symbol] = []
+        self._traded: dict[Symbol, int] = {}
+        """Number of trades at the last beat."""
+        self._quoted: dict[Symbol, int] = {}
+        """Update id at the last ``!bookTicker``."""
+        self._days: dict[Symbol, _Day] = {}
+        self.relist()
         self._limiters = {
             None: _limiter(wire, self._facts.pool, self._facts.weight_per_minute, 60),
             "funding": _limiter(wire, "funding", 500, 300),
             "statistics": _limiter(wire, "statistics", 1000, 300),
         }
         self._second = 0
-        self._traded = dict.fromkeys(self._all, 0)
-        """Number of trades at the last beat."""
-        self._quoted = dict.fromkeys(self._all, 0)
-        """Update id at the last ``!bookTicker``."""
-        self._days = {symbol: _Day(symbol) for symbol in self._all}
         self._candles: dict[str, _Candles] = {}
         """Stream -> its candles, while somebody listens."""
+
+    def relist(self) -> None:
+        """Look at the list of symbols again."""
+        self._own = self._market.of_venue(self.name)
+        universes = UNIVERSES if self.name in UNIVERSES else (self.name,)
+        self._all = [symbol for venue in universes for symbol in self._market.of_venue(venue)]
+        self._traded = {symbol: self._traded.get(symbol, 0) for symbol in self._all}
+        self._quoted = {symbol: self._quoted.get(symbol, 0) for symbol in self._all}
+        self._days = {symbol: self._days.get(symbol) or _Day(symbol) for symbol in self._all}
 
     def routes(self) -> list[web.RouteDef]:
         """Give the HTTP routes."""

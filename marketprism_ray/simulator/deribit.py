@@ -113,6 +113,9 @@ class Deribit:
             "get_index_price": lambda p: {"index_price": 91252.4, "estimated_delivery_price": 91252.4},
         }
 
+    def relist(self) -> None:
+        """Do nothing: the list is looked at with each request."""
+
     def routes(self) -> list[web.RouteDef]:
         """Give the HTTP routes."""
         return [

@@ -358,19 +358,28 @@ class Market:
         known = len(listings)
         for venue in venues:
             listings += made_up(venue, extra)
-        self.symbols = {
-            (listing.venue, listing.symbol): Symbol(
-                listing,
-                f"{seed}/{listing.venue}/{listing.symbol}",
-                padded if listing.venue == "binance_spot" else plain,
-                levels if number < known else EXTRA_LEVELS,
-                400 if listing.venue.startswith("okx") else None,
-            )
-            for number, listing in enumerate(listings)
-        }
-        self._all = list(self.symbols.values())
+        self._seed = seed
+        self.symbols: dict[tuple[str, str], Symbol] = {}
+        self._all: list[Symbol] = []
+        for number, listing in enumerate(listings):
+            self.enter(listing, levels if number < known else EXTRA_LEVELS)
         self._random = random.Random(seed)
         self._trade_share = trade_share
+
+    def enter(self, listing: Listing, levels: int = EXTRA_LEVELS) -> None:
+        """List a symbol."""
+        symbol = self.symbols[listing.venue, listing.symbol] = Symbol(
+            listing,
+            f"{self._seed}/{listing.venue}/{listing.symbol}",
+            padded if listing.venue == "binance_spot" else plain,
+            levels,
+            400 if listing.venue.startswith("okx") else None,
+        )
+        self._all.append(symbol)
+
+    def leave(self, venue: str, symbol: str) -> None:
+        """Take a symbol off the list: nothing happens to it any more."""
+        self._all.remove(self.symbols.pop((venue, symbol)))
 
     def step(self, time_ms: int) -> TradeEvent | BookEvent:
         """Let one event happen somewhere."""

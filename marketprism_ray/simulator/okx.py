@@ -93,15 +93,10 @@ class Okx:
         self._keep_alive_ms = keep_alive_s * 1000
         self._market = market
         self._wire = wire
-        self._figures = {symbol.listing.venue_symbol: Figures(symbol) for symbol in market.of_venue(name)}
+        self._figures: dict[str, Figures] = {}
         self._indices: dict[str, Figures] = {}
         self._families: dict[str, list[Figures]] = defaultdict(list)
-        for figures in self._figures.values():
-            listing = figures.symbol.listing
-            if listing.market_type == "option":
-                self._families[family_of(listing)].append(figures)
-            else:
-                self._indices.setdefault(f"{listing.base}-{listing.quote}", figures)
+        self.relist()
         self._rest_api = OkxRest(self._figures)
         self._spent: dict[tuple[str, str], deque[float]] = defaultdict(deque)
         self._changed: dict[str, int] = {}
@@ -112,6 +107,23 @@ class Okx:
         self._sent: dict[str, tuple[int, int | None]] = {}
         """When a key was last sent by the clock, and the state that was sent."""
         self._beat = 0
+
+    def relist(self) -> None:
+        """Look at the list of symbols again."""
+        listed = {symbol.listing.venue_symbol: symbol for symbol in self._market.of_venue(self.name)}
+        for gone in self._figures.keys() - listed.keys():
+            del self._figures[gone]
+        for name, symbol in listed.items():
+            if name not in self._figures:
+                self._figures[name] = Figures(symbol)
+        self._indices.clear()
+        self._families.clear()
+        for figures in self._figures.values():
+            listing = figures.symbol.listing
+            if listing.market_type == "option":
+                self._families[family_of(listing)].append(figures)
+            else:
+                self._indices.setdefault(f"{listing.base}-{listing.quote}", figures)
 
     def routes(self) -> list[web.RouteDef]:
         """Give the HTTP routes."""

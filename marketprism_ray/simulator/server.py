@@ -25,7 +25,7 @@ from aiohttp import web
 
 from marketprism_ray.simulator.binance import Binance
 from marketprism_ray.simulator.deribit import Deribit
-from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent
+from marketprism_ray.simulator.market import BookEvent, Listing, Market, Symbol, TradeEvent
 from marketprism_ray.simulator.okx import KEEP_ALIVE_S, Okx
 from marketprism_ray.simulator.wire import Fault, Wire
 
@@ -46,6 +46,9 @@ class House(Protocol):
     name: str
     rate_limited: int
     """Requests refused by its limiter."""
+
+    def relist(self) -> None:
+        """Look at the market's list of symbols again."""
 
     def routes(self) -> list[web.RouteDef]:
         """Give the HTTP routes, all below ``/<name>/``."""
@@ -143,6 +146,20 @@ class Simulator:
         """Give the URLs of each venue, as `exchanges.<venue>.endpoints` takes them."""
         host = f"127.0.0.1:{self.port}"
         return {name: house.endpoints(host) for name, house in self._houses.items()}
+
+    def enter(self, listing: Listing) -> None:
+        """List a symbol."""
+        self.market.enter(listing)
+        self._relist()
+
+    def leave(self, venue: str, symbol: str) -> None:
+        """Take a symbol off the list."""
+        self.market.leave(venue, symbol)
+        self._relist()
+
+    def _relist(self) -> None:
+        for house in self._houses.values():
+            house.relist()
 
     async def _run(self) -> None:
         owed = 0.0
