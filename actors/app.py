@@ -19,8 +19,7 @@ from actors.options import NAMESPACE, actor_name
 from marketprism_ray.config import Config
 from marketprism_ray.errors import ConfigError, MarketPrismError
 from marketprism_ray.servers import EmbeddedServers
-from marketprism_ray.sinks.clickhouse import ClickHouseSettings
-from marketprism_ray.sinks.nats import NatsSettings
+from marketprism_ray.sinks.settings import clickhouse_settings, nats_settings, published
 
 # Node death is seen after 4 s instead of 16 to 67 s; a caller hears of an actor's death at once.
 ENVIRONMENT = {
@@ -95,13 +94,7 @@ class System:
                         "pid": os.getpid(),
                         "address": ray.get_runtime_context().gcs_address,
                         "name": config.system.name,
-                        "nats": list(self.settings["nats"].servers),
-                        "stream": config.nats.stream,
-                        "clickhouse": {
-                            "host": self.settings["clickhouse"].host,
-                            "port": self.settings["clickhouse"].port,
-                        },
-                        "database": config.clickhouse.database,
+                        **published(self.settings["nats"], self.settings["clickhouse"]),
                     }
                 )
             )
@@ -197,37 +190,9 @@ def _is_live(collector: dict[str, Any]) -> bool:
 
 def sink_settings(config: Config, servers: EmbeddedServers | None) -> dict[str, Any]:
     """Give how the sinks reach their servers, embedded or external."""
-    nats, clickhouse = config.nats, config.clickhouse
-    embedded_nats = servers is not None and nats.mode == "embedded"
-    embedded_clickhouse = servers is not None and clickhouse.mode == "embedded"
-    return {
-        "nats": NatsSettings(
-            servers=(servers.nats_url,) if servers is not None and embedded_nats else nats.servers,
-            stream=nats.stream,
-            preset=nats.subjects,
-            max_messages=nats.max_messages,
-            max_bytes=nats.max_bytes,
-            max_age_s=nats.max_age_days * 86400,
-            replicas=nats.replicas,
-            duplicate_window_s=nats.duplicate_window_s,
-            window=nats.window,
-            user=nats.user,
-            password=nats.password,
-            token=nats.token,
-            credentials=nats.credentials,
-            tls_ca=nats.tls_ca,
-        ),
-        "clickhouse": ClickHouseSettings(
-            host="127.0.0.1" if embedded_clickhouse else clickhouse.host,
-            port=servers.clickhouse_port if servers is not None and embedded_clickhouse else clickhouse.port or 8123,
-            database=clickhouse.database,
-            user=clickhouse.user,
-            password=clickhouse.password or "",
-            secure=clickhouse.secure,
-            ttl_days=clickhouse.ttl_days,
-            ttl_days_of=clickhouse.ttl_days_of,
-        ),
-    }
+    url = servers.nats_url if servers is not None and config.nats.mode == "embedded" else None
+    port = servers.clickhouse_port if servers is not None and config.clickhouse.mode == "embedded" else None
+    return {"nats": nats_settings(config, url), "clickhouse": clickhouse_settings(config, port)}
 
 
 def attach(data_dir: Path) -> System:

@@ -124,7 +124,8 @@ class ClickHouse(_Section):
     host: str = "127.0.0.1"
     port: int = Field(0, ge=0, le=65535, description="0 takes a free one (embedded) or 8123 (external)")
     database: str = Field("marketprism", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    secure: bool = False
+    secure: bool = Field(False, description="HTTPS")
+    tls_ca: Path | None = Field(None, description="certificate of the authority, if it is not a public one")
     user: str = "default"
     password: str | None = Field(None, description="from MARKETPRISM_CLICKHOUSE__PASSWORD only")
     ttl_days: int | None = Field(None, description="rows older than this are dropped; unset keeps them")

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from marketprism_ray.commands import wide_console
 from marketprism_ray.errors import ConfigError
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.nats import NatsSettings
+from marketprism_ray.sinks.settings import reader_settings
 
 DATA_DIR = click.option(
     "--data-dir",
@@ -49,11 +51,11 @@ def tail(subject: str, server: str | None, count: int | None, data_dir: Path) ->
       marketprism tail 'trades-data.>'
       marketprism tail 'orderbook-data.okx_spot.spot.BTC-USDT' --count 1
     """
-    servers = (server,) if server else tuple(_run(data_dir)["nats"])
+    settings = NatsSettings((server,)) if server else reader_settings(_run(data_dir))[0]
 
     async def read() -> None:
         left = count
-        async for name, record in reading.tail(NatsSettings(servers), subject):
+        async for name, record in reading.tail(settings, subject):
             if name.startswith(("_INBOX", "$")):
                 continue
             click.echo(record.decode())
@@ -88,9 +90,8 @@ def query(sql: str, url: str | None, database: str | None, form: str, data_dir: 
             raise ConfigError(f"--url {url!r}: give host:port, for example 127.0.0.1:8123")
         settings = ClickHouseSettings(host, int(port), database=database or "marketprism")
     else:
-        run = _run(data_dir)
-        place = run["clickhouse"]
-        settings = ClickHouseSettings(place["host"], place["port"], database=database or run["database"])
+        _, settings = reader_settings(_run(data_dir))
+        settings = replace(settings, database=database or settings.database)
     store = reading.Store(settings)
     try:
         _print(store.query(sql), form)

@@ -18,10 +18,9 @@ from marketprism_ray.config import Config, Exchange, dump, load, reference
 from marketprism_ray.errors import ConfigError, MarketPrismError
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.session import find_instruments, make_rest
-from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.clickhouse import connect as connect_clickhouse
-from marketprism_ray.sinks.nats import NatsSettings
 from marketprism_ray.sinks.nats import connect as connect_nats
+from marketprism_ray.sinks.settings import clickhouse_settings, nats_settings
 from marketprism_ray.venues import VENUES
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -81,23 +80,17 @@ async def _connect_all(config: Config) -> bool:
             await rest.close()
     if config.nats.mode == "external":
         try:
-            place = config.nats
-            client = await connect_nats(
-                NatsSettings(place.servers, user=place.user, password=place.password, token=place.token)
-            )
+            client = await connect_nats(nats_settings(config))
             await client.close()
             report(f"nats {', '.join(config.nats.servers)}", None)
         except MarketPrismError as error:
             report("nats", error)
     if config.clickhouse.mode == "external":
-        store = config.clickhouse
-        settings = ClickHouseSettings(
-            store.host, store.port or 8123, user=store.user, password=store.password or "", secure=store.secure
-        )
+        settings = clickhouse_settings(config)
         try:
-            client = connect_clickhouse(settings, database="default")
-            client.close()
-            report(f"clickhouse {store.host}:{settings.port}", None)
+            store = connect_clickhouse(settings, database="default")
+            store.close()
+            report(f"clickhouse {settings.host}:{settings.port}", None)
         except MarketPrismError as error:
             report("clickhouse", error)
     return whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import clickhouse_connect
@@ -30,6 +31,7 @@ class ClickHouseSettings:
     user: str = "default"
     password: str = ""
     secure: bool = False
+    tls_ca: Path | None = None
     ttl_days: int | None = None
     ttl_days_of: Mapping[str, int] = field(default_factory=dict)
 
@@ -49,6 +51,7 @@ def connect(settings: ClickHouseSettings, *, database: str | None = None, **more
             username=settings.user,
             password=settings.password,
             secure=settings.secure,
+            ca_cert=str(settings.tls_ca) if settings.tls_ca else None,
             database=database or settings.database,
             autogenerate_session_id=False,
             compress=False,

@@ -79,10 +79,21 @@ async def connect(settings: NatsSettings, **more: Any) -> Any:
     }
     if settings.tls_ca is not None:
         options["tls"] = ssl.create_default_context(cafile=str(settings.tls_ca))
+    last: list[Exception] = []
+    told = options.get("error_cb")
+
+    async def note(error: Exception) -> None:
+        last.append(error)
+        if told is not None:
+            await told(error)
+
+    options["error_cb"] = note
     try:
+        # The client would go on trying for ever, also where it is refused: what it last heard says why.
         return await asyncio.wait_for(nats.connect(**{k: v for k, v in options.items() if v is not None}), 5)
     except (OSError, TimeoutError, nats.errors.Error) as error:
-        raise SinkUnavailable(f"NATS at {', '.join(settings.servers)}: {type(error).__name__}: {error}") from error
+        why = last[-1] if last and isinstance(error, TimeoutError) else error
+        raise SinkUnavailable(f"NATS at {', '.join(settings.servers)}: {type(why).__name__}: {why}") from error
 
 
 class _Call:

@@ -1,0 +1,243 @@
+"""Servers that are not ours: TLS, users and tokens, wrong ones too; and disks that are full or cannot be written."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import pyarrow as pa
+import pytest
+import trustme
+from aiohttp import web
+from test_encoding import trade
+
+from marketprism_ray.config import Config, load
+from marketprism_ray.errors import SinkUnavailable
+from marketprism_ray.query import Store, stream_records
+from marketprism_ray.schemas import batch_from_records
+from marketprism_ray.servers import EmbeddedServers, nats_binary
+from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
+from marketprism_ray.sinks.nats import NatsSettings, NatsSink
+from marketprism_ray.sinks.settings import clickhouse_settings, nats_settings, published, reader_settings
+
+TOKEN, USER, PASSWORD = "s3cret-token", "collector", "s3cret-password"
+
+
+def trades(first: int, last: int) -> pa.RecordBatch:
+    return batch_from_records([trade(trade_id=str(n), sequence=n) for n in range(first, last + 1)])
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[trustme.LeafCert, Path, Path]:
+    """Give a server's certificate, its file, and the file of the authority that signed it."""
+    folder = tmp_path_factory.mktemp("tls")
+    ca = trustme.CA()
+    leaf = ca.issue_cert("127.0.0.1", "localhost")
+    ca.cert_pem.write_to_path(str(folder / "ca.pem"))
+    leaf.private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
+    return leaf, folder / "server.pem", folder / "ca.pem"
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def secure_nats(
+    authority: tuple[trustme.LeafCert, Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Run a nats-server that wants TLS and a token."""
+    folder, port, (_, pem, _) = tmp_path_factory.mktemp("nats"), free_port(), authority
+    (folder / "nats.conf").write_text(
+        f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}" }}\n'
+        f'tls {{ cert_file: "{pem}", key_file: "{pem}" }}\nauthorization {{ token: "{TOKEN}" }}\n'
+    )
+    process = subprocess.Popen([nats_binary(), "-c", str(folder / "nats.conf")], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            break
+    yield f"tls://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+async def secure_clickhouse(
+    authority: tuple[trustme.LeafCert, Path, Path], tmp_path: Path
+) -> AsyncIterator[tuple[int, list[str]]]:
+    """Run the engine behind HTTPS that wants user and password; gives the port and what was refused."""
+    refused: list[str] = []
+    with EmbeddedServers(tmp_path / "data") as servers:
+        async with aiohttp.ClientSession(auto_decompress=False) as session:
+
+            async def forward(request: web.Request) -> web.Response:
+                basic = request.headers.get("Authorization", "").removeprefix("Basic ")
+                user, _, password = base64.b64decode(basic).decode().partition(":")
+                user = request.headers.get("X-ClickHouse-User", user)
+                if (user, request.headers.get("X-ClickHouse-Key", password)) != (USER, PASSWORD):
+                    refused.append(user)
+                    text = f"Code: 516. DB::Exception: {user}: Authentication failed. (AUTHENTICATION_FAILED)"
+                    return web.Response(status=403, text=text, headers={"X-ClickHouse-Exception-Code": "516"})
+                url = f"http://127.0.0.1:{servers.clickhouse_port}{request.path_qs}"
+                kept = {k: v for k, v in request.headers.items() if k.lower() in ("content-type", "content-encoding")}
+                async with session.post(url, data=await request.read(), headers=kept) as answer:
+                    shown = {
+                        k: v for k, v in answer.headers.items() if k.lower().startswith(("x-clickhouse", "content-t"))
+                    }
+                    return web.Response(status=answer.status, body=await answer.read(), headers=shown)
+
+            app = web.Application(client_max_size=1 << 26)
+            app.add_routes([web.route("*", "/{any:.*}", forward)])
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            authority[0].configure_cert(context)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            port = free_port()
+            await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
+            yield port, refused
+            await runner.cleanup()
+
+
+def config(path: Path, text: str, **secrets: str) -> Config:
+    (path / "c.yaml").write_text(text)
+    return load(path / "c.yaml", {f"MARKETPRISM_{name}": value for name, value in secrets.items()})
+
+
+async def test_nats_with_tls_and_a_token(
+    secure_nats: str, authority: tuple[trustme.LeafCert, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"nats: {{mode: external, servers: ['{secure_nats}'], tls_ca: {authority[2]}}}"
+    settings = nats_settings(config(tmp_path, text, NATS__TOKEN=TOKEN))
+    sink = NatsSink(settings)
+    await sink.open()
+    assert await sink.write([trades(1, 300)], "a") == 300
+    await sink.close()
+    monkeypatch.setenv("MARKETPRISM_NATS__TOKEN", TOKEN)
+    shown = published(settings, ClickHouseSettings("127.0.0.1", 1))
+    assert TOKEN not in json.dumps(shown)
+    found = await stream_records(reader_settings(shown)[0], "trades-data.>")
+    assert [record["sequence"] for record in found] == list(range(1, 301))
+
+
+@pytest.mark.parametrize("wrong", ["token", "authority"])
+async def test_nats_that_refuses_us_is_named(
+    secure_nats: str, authority: tuple[trustme.LeafCert, Path, Path], tmp_path: Path, wrong: str
+) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    settings = NatsSettings(
+        (secure_nats,),
+        token="wrong" if wrong == "token" else TOKEN,
+        tls_ca=other if wrong == "authority" else authority[2],
+    )
+    with pytest.raises(SinkUnavailable) as caught:
+        await NatsSink(settings).open()
+    assert secure_nats in str(caught.value)
+    assert ("Authorization" if wrong == "token" else "certificate verify failed") in str(caught.value)
+
+
+async def test_clickhouse_over_https_with_user_and_password(
+    secure_clickhouse: tuple[int, list[str]], authority: tuple[trustme.LeafCert, Path, Path], tmp_path: Path
+) -> None:
+    port, refused = secure_clickhouse
+    text = (
+        f"clickhouse: {{mode: external, host: 127.0.0.1, port: {port}, secure: true, user: {USER}, "
+        f"tls_ca: {authority[2]}, database: archive}}"
+    )
+    settings = clickhouse_settings(config(tmp_path, text, CLICKHOUSE__PASSWORD=PASSWORD))
+    sink = ClickHouseSink(settings)
+    await sink.open()
+    assert await sink.write([trades(1, 50)], "a") == 50
+    await sink.close()
+    store = await asyncio.to_thread(Store, settings)
+    found = await asyncio.to_thread(store.trades, "okx_derivatives", "BTC-USDT-SWAP")
+    assert found["sequence"].to_pylist() == list(range(1, 51))
+    store.close()
+    assert refused == []
+    wrong = clickhouse_settings(config(tmp_path, text, CLICKHOUSE__PASSWORD="wrong"))
+    with pytest.raises(SinkUnavailable, match=r"AUTHENTICATION_FAILED|Authentication failed"):
+        await ClickHouseSink(wrong).open()
+    assert refused
+
+
+def test_secure_servers_have_their_own_default_port() -> None:
+    assert clickhouse_settings(load(None, {})).port == 8123
+    assert clickhouse_settings(load(None, {"MARKETPRISM_CLICKHOUSE__SECURE": "true"})).port == 8443
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of 400 MB; skips where that is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"cannot mount a small disk here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Write a file until the disk is full."""
+    path = folder / "ballast"
+    file = os.open(path, os.O_CREAT | os.O_WRONLY)
+    for size in (1 << 20, 1 << 12, 1):
+        with contextlib.suppress(OSError):
+            while os.write(file, b"\0" * size) == size:
+                pass
+    os.close(file)
+    return path
+
+
+async def test_a_full_disk_is_waited_out_and_nothing_is_lost_or_doubled(small_disk: Path) -> None:
+    with EmbeddedServers(small_disk / "data") as servers:
+        settings = ClickHouseSettings("127.0.0.1", servers.clickhouse_port)
+        sink = ClickHouseSink(settings)
+        await sink.open()
+        assert await sink.write([trades(1, 1000)], "a") == 1000
+        ballast = fill(small_disk)
+        with pytest.raises(SinkUnavailable, match=r"space|No space|NOT_ENOUGH_SPACE"):
+            await sink.write([trades(1001, 60_000)], "b")
+        ballast.unlink()
+        assert await sink.write([trades(1001, 60_000)], "b") == 59_000
+        await sink.close()
+        store = Store(settings)
+        assert store.trades("okx_derivatives", "BTC-USDT-SWAP")["sequence"].to_pylist() == list(range(1, 60_001))
+        store.close()
+
+
+def test_a_data_directory_that_cannot_be_written_is_named(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    config_file = small_disk.parent / "c.yaml"
+    config_file.write_text(
+        f"system: {{data_dir: {small_disk}/data}}\nexchanges: {{okx_spot: {{symbols: [BTC-USDT]}}}}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "marketprism_ray.cli", "up", str(config_file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ},
+    )
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert f"{small_disk}/data" in done.stderr
+    assert "Read-only file system" in done.stderr
+    assert "Traceback" not in done.stderr
