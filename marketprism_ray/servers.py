@@ -25,6 +25,10 @@ from typing import IO, Any
 from marketprism_ray.errors import ConfigError, MarketPrismError
 from marketprism_ray.processes import ChildProcess, die_with_parent
 
+DISK_FULL = b"no space left on device"
+ROOM_BYTES = 32 << 20
+"""Free bytes that make it worth to start a server again that ran out of disk."""
+LOOK_S = 1.0
 RESTART_WAIT_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -80,6 +84,8 @@ class _Server:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._next_try = 0.0
+        self._read = 0
+        self.ran_out_of_disk = False
 
     @property
     def pid(self) -> int:
@@ -93,6 +99,8 @@ class _Server:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent
             )
+        self._read = self._log.stat().st_size
+        self.ran_out_of_disk = False
         self.restarts += 1
         self._next_try = time.monotonic() + RESTART_WAIT_S[min(self.restarts, len(RESTART_WAIT_S) - 1)]
 
@@ -101,6 +109,21 @@ class _Server:
         if self.is_running() or time.monotonic() < self._next_try:
             return False
         self.start()
+        return True
+
+    def look(self, free_bytes: int) -> bool:
+        """Read what it says; end it if it has run out of disk and there is room again.
+
+        nats-server takes no more messages for a stream after one could not be written, also when there is room again.
+        """
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            said = log.read()
+        self._read += len(said)
+        self.ran_out_of_disk = self.ran_out_of_disk or DISK_FULL in said
+        if not self.ran_out_of_disk or free_bytes < ROOM_BYTES or not self.is_running():
+            return False
+        self.stop()
         return True
 
     def wait_ready(self, timeout_s: float = 20.0) -> None:
@@ -202,7 +225,13 @@ class Supervisor:
 
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
+        looked = 0.0
         while not ended:
+            if time.monotonic() > looked + LOOK_S:
+                looked = time.monotonic()
+                free = shutil.disk_usage(self.data_dir).free
+                for server in self._servers:
+                    server.look(free)
             revived = [server.name for server in self._servers if server.keep_alive()]
             if revived:
                 self.write()

@@ -223,6 +223,30 @@ async def test_a_full_disk_is_waited_out_and_nothing_is_lost_or_doubled(small_di
         store.close()
 
 
+async def test_a_full_disk_under_jetstream_is_waited_out_and_nothing_is_lost_or_doubled(small_disk: Path) -> None:
+    with EmbeddedServers(small_disk / "data") as servers:
+        with pytest.raises(SinkUnavailable, match=r"nats\.max_bytes is 10,737,418,240: lower it"):
+            await NatsSink(NatsSettings((servers.nats_url,))).open()
+        sink = NatsSink(NatsSettings((servers.nats_url,), max_bytes=100 << 20))
+        await sink.open()
+        assert await sink.write([trades(1, 1000)], "a") == 1000
+        ballast = fill(small_disk)
+        with pytest.raises(SinkUnavailable):
+            for attempt in range(50):
+                await sink.write([trades(1001, 3000)], f"b{attempt}")
+        ballast.unlink()
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    await sink.write([trades(1001, 3000)], "b")
+                    break
+                except SinkUnavailable:
+                    await asyncio.sleep(0.1)
+        found = await stream_records(sink.settings, "trades-data.>")
+        assert [record["sequence"] for record in found] == list(range(1, 3001))
+        await sink.close()
+
+
 def test_a_data_directory_that_cannot_be_written_is_named(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     config_file = small_disk.parent / "c.yaml"

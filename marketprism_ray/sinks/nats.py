@@ -29,6 +29,8 @@ from marketprism_ray.records import RECORDS
 log = structlog.get_logger("nats")
 
 ACK_TIMEOUT_S = 5.0
+NO_STORAGE = 10047
+"""JetStream's code for a stream that may grow larger than the server's storage."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,15 @@ async def connect(settings: NatsSettings, **more: Any) -> Any:
             await told(error)
 
     options["error_cb"] = note
+    client = nats.NATS()
     try:
         # The client would go on trying for ever, also where it is refused: what it last heard says why.
-        return await asyncio.wait_for(nats.connect(**{k: v for k, v in options.items() if v is not None}), 5)
+        await asyncio.wait_for(client.connect(**{k: v for k, v in options.items() if v is not None}), 5)
+        return client
     except (OSError, TimeoutError, nats.errors.Error) as error:
-        why = last[-1] if last and isinstance(error, TimeoutError) else error
-        raise SinkUnavailable(f"NATS at {', '.join(settings.servers)}: {type(why).__name__}: {why}") from error
+        await client.close()
+        why = "; ".join(dict.fromkeys(f"{type(e).__name__}: {e}" for e in [*last, error]))
+        raise SinkUnavailable(f"NATS at {', '.join(settings.servers)}: {why}") from error
 
 
 class _Call:
@@ -145,7 +150,11 @@ class NatsSink:
             except nats.js.errors.BadRequestError:
                 await stream.update_stream(config)
         except (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
-            raise SinkUnavailable(f"NATS: stream {settings.stream}: {type(error).__name__}: {error}") from error
+            text = f"NATS: stream {settings.stream}: {type(error).__name__}: {error}"
+            if getattr(error, "err_code", None) == NO_STORAGE:
+                text += f"; nats.max_bytes is {settings.max_bytes:,}: lower it, or give the server more disk"
+            await self._client.close()
+            raise SinkUnavailable(text) from error
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
 
