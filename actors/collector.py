@@ -26,6 +26,7 @@ from marketprism_ray.batching import Batch
 from marketprism_ray.config import Config
 from marketprism_ray.errors import MarketPrismError
 from marketprism_ray.logs import configure
+from marketprism_ray.processes import settle_gc
 from marketprism_ray.session import Session, Shard, Watermark
 
 FLUSH_S = 0.005
@@ -137,6 +138,7 @@ class Collector:
             self._state, self._error = "failed", str(error)
             raise
         self._state = "live"
+        settle_gc()
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

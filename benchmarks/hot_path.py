@@ -27,6 +27,7 @@ import peers
 from marketprism_ray.batching import Batcher
 from marketprism_ray.book_stream import BookStream
 from marketprism_ray.feed import Feed, FetchSnapshot
+from marketprism_ray.processes import settle_gc
 from marketprism_ray.recording import read_lines
 from marketprism_ray.replay import unknown_instrument
 from marketprism_ray.streams import Stream
@@ -187,6 +188,7 @@ def main() -> None:
         print(f"skipped: no recordings at {arguments.recordings}")
         return
     table: list[dict[str, Any]] = []
+    settle_gc()  # as collectors do
     for case in cases(arguments.recordings):
         kind = "trade" if isinstance(case.channel.codec, TradeCodec) else "book"
         low, live, whole = floor(case), ours(case, rows=False), ours(case, rows=True)

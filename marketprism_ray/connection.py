@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.frames import CloseCode
 
 from marketprism_ray.errors import MarketPrismError
 from marketprism_ray.feed import Feed, FetchSnapshot, FetchTrades, Finished, Reconnect, Replace, Send
@@ -189,6 +190,8 @@ class Connection:
         try:
             reason = await driver.run()
             successor = driver.replacement
+            if successor is None:
+                self.last_error = reason
         finally:
             self._socket = None
             await driver.stop()
@@ -264,7 +267,9 @@ class _Driver:
                 if not reading.is_set():
                     await reading.wait()
         except ConnectionClosed as error:
-            self._finish(f"disconnected: {error}")
+            too_big = error.sent is not None and error.sent.code == CloseCode.MESSAGE_TOO_BIG
+            limit = f"a frame above networking.max_frame_bytes ({self._owner.settings.max_frame_bytes:,}): "
+            self._finish(f"disconnected: {limit if too_big else ''}{error}")
         except (OSError, WebSocketException) as error:
             self._finish(f"disconnected: {type(error).__name__}: {error}")
 

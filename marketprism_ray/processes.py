@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import selectors
@@ -17,6 +18,16 @@ from typing import Any
 from marketprism_ray.errors import MarketPrismError
 
 _PR_SET_PDEATHSIG = 1
+
+
+def settle_gc() -> None:
+    """Make the garbage collector look seldom, and never again at what is there now.
+
+    A collector process makes many lists and no cycles: the default thresholds cost a tenth to a fifth of its time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def die_with_parent() -> None:

@@ -188,17 +188,18 @@ async def test_a_frame_above_the_limit_closes_the_socket_with_a_named_reason_and
         async for _ in socket:
             if not huge.is_set():
                 huge.set()
-                await socket.send("x" * 2_000_000)
+                await socket.send("x" * 50_000_000)
 
     async with serve(handle, "127.0.0.1", 0, max_size=None) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         endpoints = simulator.endpoints()
         endpoints["binance_spot"]["public"] = f"ws://127.0.0.1:{port}/"
         shard = Shard("b", "binance_spot", (("trade", "BTC-USDT"),))
-        session = Session(shard, config(endpoints, max_frame_bytes=100_000))
+        session = Session(shard, config(endpoints))
         await session.start()
         (connection,) = session.connections
         await until(lambda: connection.counts["connects"] >= 2)
+        assert "a frame above networking.max_frame_bytes (16,777,216)" in connection.last_error
         await session.stop()
 
 
