@@ -262,7 +262,8 @@ class Coordinator:
         rest = make_rest(venue, exchange, self._config)
         await rest.open()
         try:
-            _, wanted, problems = await find_instruments(venue, rest, exchange.symbols)
+            present = {symbol for s in self._shards.values() if s.venue == name for _, symbol in s.streams}
+            _, wanted, problems = await find_instruments(venue, rest, exchange.symbols, present)
         finally:
             await rest.close()
         if problems and name not in self._resolved:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -148,7 +148,11 @@ class InstrumentTable:
         return self._by_symbol.get(name) or self._by_venue_symbol.get(name)
 
     def resolve(
-        self, patterns: Iterable[str], now: int, volumes: Mapping[str, float] | None = None
+        self,
+        patterns: Iterable[str],
+        now: int,
+        volumes: Mapping[str, float] | None = None,
+        keep: Collection[str] = (),
     ) -> tuple[list[Instrument], list[str]]:
         """Expand names and patterns to instruments.
 
@@ -158,6 +162,8 @@ class InstrumentTable:
             ``top:50``, or among a pattern ``top:50:*-USDT``
         now : ns
         volumes : venue symbol -> 24 h volume; needed for ``top:``
+        keep : canonical symbols collected now: they stay among the most traded while their rank is at most a fifth
+            (and at least 2) beyond, so that neighbours at the border do not take turns
 
         Returns
         -------
@@ -173,7 +179,9 @@ class InstrumentTable:
                 count, among = top
                 ranked = self.of_pattern(among, now)
                 ranked.sort(key=lambda i: (-(volumes or {}).get(i.venue_symbol, 0.0), i.symbol_name))
-                matches = ranked[:count]
+                kept = [i for i in ranked[: count + max(2, count // 5)] if i.symbol_name in keep][:count]
+                others = [i for i in ranked if i not in kept]
+                matches = kept + others[: count - len(kept)]
             elif any(c in pattern for c in "*?["):
                 matches = self.of_pattern(pattern, now)
             else:

@@ -6,19 +6,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
 import pyarrow as pa
 
 from marketprism_ray.batching import Batcher
 from marketprism_ray.book_stream import BookStream
-from marketprism_ray.errors import FrameError, RecordingError, shorten
+from marketprism_ray.errors import FrameError, RecordingError, VenueError, shorten
 from marketprism_ray.instruments import Instrument
+from marketprism_ray.recording import Line
 from marketprism_ray.records import Record
 from marketprism_ray.schemas import batch_from_records
 from marketprism_ray.trade_stream import TradeStream
-from marketprism_ray.venue import BookCodec, Channel, Data, Delta, Lookup, RecordCodec, TradeCodec, Venue
+from marketprism_ray.venue import (
+    Ack,
+    BookCodec,
+    Channel,
+    Data,
+    Delta,
+    Lookup,
+    RecordCodec,
+    Rejected,
+    Reply,
+    TradeCodec,
+    Venue,
+)
+
+EXAMPLE_TIME = 1_800_000_000_000_000_000
+"""Receive time of examples, which have none, ns."""
 
 
 def read_frame(venue: Venue, raw: bytes, lookup: Lookup, received: int) -> dict[str, pa.RecordBatch]:
@@ -127,3 +143,52 @@ def read_answer(venue: Venue, url: str, body: bytes, lookup: Lookup, received: i
             )
             return {batch.data_type: batch.data for batch in batcher.drain(received, force=True)}
     raise RecordingError(f"{venue.name}: nobody reads {parts.path}")
+
+
+def kind_of(venue: Venue, line: Line, lookup: Lookup) -> str:
+    """Tell what an example message is: the data type of its records, ``error`` or ``heartbeat``.
+
+    Parameters
+    ----------
+    line : its ``type`` decides where a message holds several data types
+
+    Raises
+    ------
+    FrameError, RecordingError
+        If it cannot be read.
+    """
+    raw = line.raw.encode()
+    if line.channel != "rest":
+        control = venue.control(venue.enveloped(raw) if venue.enveloped is not None else raw)
+        if isinstance(control, Reply):
+            return "heartbeat"
+        if isinstance(control, Rejected) or (isinstance(control, Ack) and control.complete and not control.keys):
+            return "error"
+        found = read_frame(venue, raw, lookup, EXAMPLE_TIME)
+    else:
+        try:
+            venue.rest.check(200, raw)
+        except VenueError:
+            return "error"
+        found = (
+            _read_unnamed(venue, line.type, raw, lookup)
+            if not line.url
+            else read_answer(venue, line.url, raw, lookup, EXAMPLE_TIME)
+        )
+    types = [name for name, batch in found.items() if batch.num_rows]
+    if "orderbook_delta" in types:
+        types.append("orderbook")
+    if line.type in types:
+        return line.type
+    raise FrameError(f"{venue.name}: no {line.type or 'known type'} but {', '.join(types) or 'nothing'}")
+
+
+def _read_unnamed(venue: Venue, data_type: str, body: bytes, lookup: Lookup) -> dict[str, pa.RecordBatch]:
+    """Read a REST answer whose address is not known, by what it is said to be."""
+    paths = [answer.path for answer in venue.answers if answer.data_type == data_type]
+    if data_type == "orderbook":
+        paths += list(venue.book_paths)
+    for path in paths:
+        query = urlencode({"symbol": "UNNAMED", "instId": "UNNAMED", "instrument_name": "UNNAMED"})
+        return read_answer(venue, f"https://host/{path.lstrip('/')}?{query}", body, lookup, EXAMPLE_TIME)
+    raise RecordingError(f"{venue.name}: no answer holds {data_type}")

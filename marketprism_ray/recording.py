@@ -39,7 +39,9 @@ class Line(msgspec.Struct):
     t: Decimal | None = None
     dir: str = "in"
     channel: str = ""
-    url: str = ""
+    url: str | None = ""
+    type: str = ""
+    """What an example is said to be."""
 
 
 _decode_line = msgspec.json.Decoder(Line).decode
@@ -78,6 +80,18 @@ def recordings(folder: Path) -> dict[Path, tuple[Venue, ...]]:
     if not found:
         known = ", ".join(sorted({f"{v.recording}*.jsonl[.gz|.zst]" for v in VENUES.values()}))
         raise RecordingError(f"{folder}: no recording of a known venue; looked for {known}")
+    return found
+
+
+def examples(folder: Path) -> dict[Path, Venue]:
+    """Give the files of single messages in a folder and the venue that reads each: the wider one of a house."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        stem = stem_of(path)
+        if stem is not None and stem.endswith(".examples"):
+            venues = [v for v in VENUES.values() if stem.startswith((v.recording, v.name))]
+            if venues:
+                found[path] = venues[-1]
     return found
 
 

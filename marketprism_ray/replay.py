@@ -6,6 +6,7 @@ channel. They are in the venue's own units. There is no I/O here but reading fil
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, localcontext
 from itertools import pairwise
@@ -15,12 +16,15 @@ from urllib.parse import parse_qs, urlsplit
 
 from marketprism_ray.batching import Batch, Batcher, BatchLimits
 from marketprism_ray.book_stream import BookStream
+from marketprism_ray.errors import MarketPrismError
 from marketprism_ray.feed import Feed, FetchSnapshot
 from marketprism_ray.instruments import Instrument
+from marketprism_ray.messages import kind_of
 from marketprism_ray.recording import (
     SUFFIXES,
     Line,
     Segment,
+    examples,
     read_expected,
     read_lines,
     recordings,
@@ -442,10 +446,10 @@ def replay_file(path: Path, venues: Sequence[Venue], segments: Sequence[Segment]
             at = _ns(line.t, at)
             while answers and _ns(answers[0].t, 0) <= at:
                 answer = answers.pop(0)
-                replay.rest(answer.url, answer.raw.encode(), at)
+                replay.rest(answer.url or "", answer.raw.encode(), at)
             replay.frame(line.raw.encode(), at)
         for answer in answers:
-            replay.rest(answer.url, answer.raw.encode(), at)
+            replay.rest(answer.url or "", answer.raw.encode(), at)
         replay.finish(at)
         results.append(
             {"id": segment.name, "symbols": replay.figures(), "not_read": replay.unread, "errors": replay.errors[:20]}
@@ -465,7 +469,7 @@ def _recorded_instruments(venues: Sequence[Venue], answers: Sequence[Line]) -> d
     """Read instruments from recorded metadata answers."""
     found: dict[str, Instrument] = {}
     for answer in answers:
-        path = urlsplit(answer.url).path
+        path = urlsplit(answer.url or "").path
         for venue in venues:
             if any(request.path.rsplit("/", 1)[-1] == path.rsplit("/", 1)[-1] for request in venue.instrument_requests):
                 for instrument in venue.decode_instruments(answer.raw.encode()):
@@ -479,9 +483,34 @@ def _ns(t: Decimal | None, default: int) -> int:
 
 
 def replay_folder(folder: Path) -> dict[str, Any]:
-    """Replay every recording of a folder: file name -> {"segments": [...]}."""
+    """Replay every recording of a folder: file name -> {"segments": [...]}, or {"types": {...}} of single messages."""
     expected = read_expected(folder)
-    return {
+    found = {
         path.name: {"segments": replay_file(path, venues, segments_of(path, expected))}
         for path, venues in recordings(folder).items()
     }
+    for path, venue in examples(folder).items():
+        found[path.name] = read_examples(path, venue)
+    return found
+
+
+def read_examples(path: Path, venue: Venue) -> dict[str, Any]:
+    """Read a file of single messages.
+
+    Returns
+    -------
+    dict
+        ``lines``; ``types``: how many messages were read to records of the type they are said to be (or are the
+        error or heartbeat they are said to be); ``not_read``: the others, with the reason.
+    """
+    types: Counter[str] = Counter()
+    not_read = []
+    number = 0
+    for number, line in read_lines(path):
+        try:
+            kind = kind_of(venue, line, lambda symbol: unknown_instrument(venue, symbol or "UNNAMED"))
+        except MarketPrismError as error:
+            not_read.append(f"line {number}: {line.type}: {error}")
+            continue
+        types[kind] += 1
+    return {"lines": number, "types": dict(sorted(types.items())), "not_read": not_read}

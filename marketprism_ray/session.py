@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -59,9 +59,13 @@ async def fetch_instruments(venue: Venue, rest: RestClient) -> InstrumentTable:
 
 
 async def find_instruments(
-    venue: Venue, rest: RestClient, patterns: Sequence[str]
+    venue: Venue, rest: RestClient, patterns: Sequence[str], keep: Collection[str] = ()
 ) -> tuple[InstrumentTable, list[Instrument], list[str]]:
     """Fetch a venue's instruments and expand names and patterns to those wanted.
+
+    Parameters
+    ----------
+    keep : canonical symbols collected now, see `InstrumentTable.resolve`
 
     Returns
     -------
@@ -81,7 +85,7 @@ async def find_instruments(
     if ranking and venue.volumes is not None:
         for request in venue.volumes.requests:
             volumes.update(venue.volumes.decode((await rest.get(request)).body))
-    wanted, problems = table.resolve(patterns, time.time_ns(), volumes)
+    wanted, problems = table.resolve(patterns, time.time_ns(), volumes, keep)
     return table, wanted, problems
 
 

@@ -50,6 +50,17 @@ def test_top_ranks_by_volume_and_what_has_none_comes_last() -> None:
     assert names("top:99:*-USDT")[-1] == "XRP-USDT"
 
 
+def test_what_is_collected_stays_among_the_top_until_it_is_well_below() -> None:
+    def top(volumes: dict[str, float], *keep: str) -> set[str]:
+        found, _ = table().resolve(["top:1:*-USDT"], NOW, volumes, keep)
+        return {item.symbol_name for item in found}
+
+    assert top({"ETHUSDT": 9, "BTCUSDT": 8}, "BTC-USDT") == {"BTC-USDT"}
+    assert top({"ETHUSDT": 9, "SOLUSDT": 8, "BTCUSDT": 7}, "BTC-USDT") == {"BTC-USDT"}
+    assert top({"ETHUSDT": 9, "SOLUSDT": 8, "XRPUSDT": 7, "BTCUSDT": 6}, "BTC-USDT") == {"ETH-USDT"}
+    assert top({"ETHUSDT": 9, "BTCUSDT": 8}, "OLD-USDT") == {"ETH-USDT"}
+
+
 @pytest.mark.parametrize("pattern", ["top:", "top:x", "top:0", "top:-1", "top:1.5:*"])
 def test_a_malformed_top_says_what_is_wanted(pattern: str) -> None:
     with pytest.raises(ConfigError, match="give top:N"):

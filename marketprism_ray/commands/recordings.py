@@ -96,6 +96,12 @@ def replay(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps(results))
         return
     for name, result in results.items():
+        if "types" in result:
+            read = ", ".join(f"{kind} {count}" for kind, count in result["types"].items())
+            click.echo(f"{name}: {result['lines']} single messages: {read}")
+            for text in result["not_read"]:
+                click.echo(f"  not read: {text}")
+            continue
         for segment in result["segments"]:
             table = Table(title=f"{name}  segment {segment['id']}", title_justify="left")
             for column in (
@@ -113,7 +119,10 @@ def replay(folder: Path, as_json: bool) -> None:
                 table.add_column(column)
             for symbol, channels in segment["symbols"].items():
                 for channel, f in channels.items():
-                    if "count" in f:
+                    if "first_id" not in f and "state" not in f:
+                        shown = ", ".join(f"{k} {v}" for k, v in f["last"].items() if not isinstance(v, dict))
+                        cells = [f["count"], "", "", "", "", shown, "", ""]
+                    elif "count" in f:
                         cells = [
                             f["count"],
                             f["first_id"],
