@@ -174,3 +174,50 @@ async def test_independent_client_ends_with_the_simulators_own_book_and_trades(
 @pytest.mark.parametrize(("venue", "symbol", "market"), CASES)
 async def test_independent_client_follows_for_30_s_across_a_disconnect(venue: str, symbol: str, market: str) -> None:
     await follow(venue, symbol, market, events=12_000, limit_s=60)
+
+
+SLOW = [case for case in CASES if case[2] != "BTC/USD:BTC-291228-100000-C"]
+
+
+@pytest.mark.parametrize(("venue", "symbol", "market"), SLOW)
+async def test_independent_client_reads_tickers_and_candles(venue: str, symbol: str, market: str) -> None:
+    simulator = Simulator([venue], rate=400)
+    await simulator.start()
+    client = client_of(venue, simulator)
+    truth = simulator.market.symbols[venue, symbol].truth
+    try:
+        await client.load_markets()
+        async with asyncio.timeout(20):
+            ticker = await client.watch_ticker(market)
+            while ticker["last"] is None:
+                ticker = await client.watch_ticker(market)
+            (candle, *_) = await client.watch_ohlcv(market, "1m")
+        traded = {float(price) for price in truth.prices}
+        assert ticker["last"] in traded
+        assert set(candle[1:5]) <= traded
+        assert candle[0] % 60_000 == 0
+        assert candle[5] > 0
+    finally:
+        await client.close()
+        await simulator.stop()
+
+
+@pytest.mark.parametrize(
+    ("venue", "market"), [("binance_derivatives", "BTC/USDT:USDT"), ("okx_derivatives", "BTC/USDT:USDT")]
+)
+async def test_independent_client_reads_funding_and_open_interest(venue: str, market: str) -> None:
+    simulator = Simulator([venue], rate=400)
+    await simulator.start()
+    client = client_of(venue, simulator)
+    if venue == "binance_derivatives":
+        client.urls["api"]["fapiData"] = f"http://127.0.0.1:{simulator.port}/{venue}/futures/data"
+    try:
+        await client.load_markets()
+        (history, *_) = await client.fetch_funding_rate_history(market, limit=3)
+        assert abs(history["fundingRate"]) < 0.001
+        assert history["timestamp"] % 3_600_000 == 0
+        interest = await client.fetch_open_interest(market)
+        assert interest["openInterestAmount"] > 0
+    finally:
+        await client.close()
+        await simulator.stop()

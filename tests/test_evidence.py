@@ -23,8 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDINGS = ROOT.parent / "shared" / "recordings"
 PLACES = (ROOT / "marketprism_ray" / "venues" / "README.md", ROOT / "README.md")
 MARKS = ("<!-- begin evidence -->\n", "<!-- end evidence -->")
-CCXT = dict.fromkeys(VENUES, ("trade", "orderbook"))
-"""What ``ccxt.pro`` is watched with against the simulated venues."""
+CCXT: dict[str, set[str]] = {venue: {"trade", "orderbook", "ticker", "kline"} for venue in VENUES}
+"""What ``ccxt`` reads from the simulated venues (``tests/test_ccxt.py``)."""
+for _venue in ("binance_derivatives", "okx_derivatives"):
+    CCXT[_venue] |= {"funding_rate", "open_interest"}
 NO_FIXTURE_NEEDED = {"orderbook"}
 """Published states come from the changes that fixtures hold; the replay compares them with what is expected."""
 

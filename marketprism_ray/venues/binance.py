@@ -443,47 +443,35 @@ class RestAggregate(msgspec.Struct, gc=False):
 decode_rest_aggregates = msgspec.json.Decoder(list[RestAggregate]).decode
 
 
-def rest_aggregates(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
-    """Read ``aggTrades``."""
-    instrument = lookup(params["symbol"])
-    if instrument is None:
-        return []
-    return [
-        trade(
-            instrument,
-            received,
-            "backfill",
-            time=row.time * MS,
-            sequence=row.sequence,
-            price=row.price,
-            quantity=row.quantity,
-            is_buyer_maker=row.is_buyer_maker,
-            count=row.last_trade - row.first_trade + 1,
-        )
-        for row in decode_rest_aggregates(body)
-    ]
+def _past_trades(
+    decode_rows: Callable[[bytes], Sequence[Any]], count: Callable[[Any], int] | None = None
+) -> Callable[[bytes, Mapping[str, str], Lookup, int], Sequence[Record]]:
+    """Give the reader of an answer with trades; ``count`` tells the fills merged into a row."""
+
+    def decode(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+        instrument = lookup(params["symbol"])
+        if instrument is None:
+            return []
+        return [
+            trade(
+                instrument,
+                received,
+                "backfill",
+                time=row.time * MS,
+                sequence=row.sequence,
+                price=row.price,
+                quantity=row.quantity,
+                is_buyer_maker=row.is_buyer_maker,
+                count=None if count is None else count(row),
+            )
+            for row in decode_rows(body)
+        ]
+
+    return decode
 
 
-def rest_trades(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
-    """Read ``trades`` and ``historicalTrades``."""
-    instrument = lookup(params["symbol"])
-    if instrument is None:
-        return []
-    return [
-        trade(
-            instrument,
-            received,
-            "backfill",
-            time=row.time * MS,
-            sequence=row.sequence,
-            price=row.price,
-            quantity=row.quantity,
-            is_buyer_maker=row.is_buyer_maker,
-        )
-        for row in _decode_rest_trades(body)
-    ]
-
-
+rest_aggregates = _past_trades(decode_rest_aggregates, lambda row: row.last_trade - row.first_trade + 1)
+rest_trades = _past_trades(_decode_rest_trades)
 _decode_rest_ticker = msgspec.json.Decoder(RestTicker).decode
 _decode_rest_tickers = msgspec.json.Decoder(list[RestTicker]).decode
 
