@@ -95,6 +95,8 @@ class FeedSettings:
     """Delay before a snapshot is asked for again, doubled each time up to 30 s."""
     ack_s: float = 15.0
     """A subscription that was not answered within this is sent again."""
+    probe_after_s: float = 5.0
+    """A trade stream that was accepted this long ago and has sent nothing asks the history what it missed."""
     rejected_retry_s: float = 60.0
     """A refused subscription is tried again after this."""
 
@@ -107,6 +109,7 @@ class Subscription:
     sent: int = 0
     acked: int = 0
     frames_before: int = 0
+    probed: bool = False
     refused: str = ""
     retry_at: int = 0
     alarms: int = 0
@@ -331,6 +334,7 @@ class Feed:
             subscription.acked = 0
             subscription.refused = ""
             subscription.frames_before = subscription.stream.frames
+            subscription.probed = False
 
     def _accepted(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -442,6 +446,8 @@ class Feed:
             since = max(subscription.acked or subscription.sent, subscription.sent)
             if sync.state is State.SYNCING and now - since > settings.pushed_snapshot_s * SECOND:
                 sync.overdue()
+        if isinstance(stream, TradeStream) and not self.standby and not subscription.probed:
+            self._probe(subscription, stream, now)
         cadence = stream.channel.cadence_s
         if cadence is None:
             limit = settings.quiet_s
@@ -456,6 +462,15 @@ class Feed:
             self._alarm(subscription, f"{stream.key}: silent for {limit:g} s")
             self.resubscribe(stream, "silent")
         return False
+
+    def _probe(self, subscription: Subscription, stream: TradeStream, now: int) -> None:
+        """Look once after each subscription whether trades were missed, unless they speak for themselves."""
+        since = subscription.acked or now
+        if stream.frames > subscription.frames_before:
+            subscription.probed = True
+        elif now - since > self.settings.probe_after_s * SECOND:
+            subscription.probed = True
+            stream.probe()
 
     def _alarm(self, subscription: Subscription, text: str) -> None:
         subscription.alarms += 1

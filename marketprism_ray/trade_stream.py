@@ -17,6 +17,8 @@ HELD_TRADES = 20_000
 OPEN_GAPS = 200
 HISTORY_ATTEMPTS = 5
 HISTORY_RETRY_S = 10.0
+PROBE_TRADES = 100
+"""Trades a probe asks for: a stream with more than that will soon say itself what is missing."""
 RESET_AFTER_NS = 60_000_000_000
 """An id below the last one, on a trade this much newer, means that the venue started its ids afresh."""
 
@@ -34,6 +36,8 @@ class TradeGap:
     high: int
     repaired: int = 0
     failures: int = 0
+    is_probe: bool = False
+    """A question, not yet a hole: has anything happened after the last trade?"""
 
 
 class TradeStream(Stream):
@@ -221,6 +225,56 @@ class TradeStream(Stream):
         """Go on with repairs: a fetch dies with the connection that had it."""
         self._fetch()
 
+    def probe(self) -> None:
+        """Ask the history what came after the last trade.
+
+        On a quiet stream the next trade, which would show a hole, may be far away. Called when a new connection has
+        not brought one for a while.
+        """
+        last = self._resume_from if self.last is None else self.last
+        if last is None or self.venue.trade_history is None or self._break == "sequence":
+            return
+        if not any(gap.is_probe for gap in self.gaps):
+            moment = self.last_time * self.codec.time_ns
+            high = last + PROBE_TRADES
+            self.gaps.append(TradeGap(moment, moment, last + 1, high, self._break, last + 1, high, is_probe=True))
+            if len(self.gaps) == 1:
+                self._fetch()
+
+    def _probed(self, gap: TradeGap, page: list[Any], received: int) -> None:
+        """Take what the history has after the last trade, as far as it is without a hole."""
+        self.gaps.popleft()
+        known = self._resume_from if self.last is None else self.last
+        if known is None or known + 1 != gap.first:
+            return  # a trade has come meanwhile and has said what is missing
+        found: list[Any] = []
+        for trade in page:
+            if self._first(trade) == known + 1:
+                found.append(trade)
+                known = trade.sequence
+        if not found and any(trade.sequence > known for trade in page):
+            return  # more than a page is missing: the next trade will say what
+        if found:
+            self._backfill(found, received)
+            self._last_trade = found[-1]
+        count = known + 1 - gap.first
+        self.missing += count
+        self.repaired += count
+        self.last, self._resume_from, self._break = known, None, "sequence"
+        if count or gap.reason == "collector_lost":
+            closed_at = self.last_time * self.codec.time_ns
+            self._write(
+                TradeGap(gap.opened_at, closed_at, gap.first, known, gap.reason, 0, 0, count), "repaired", received
+            )
+
+    def _backfill(self, trades: list[Any], received: int) -> None:
+        buffer = self.batcher.trades(self.codec, "backfill")
+        for trade in trades:
+            buffer.owners.append(self)
+            buffer.rows.append(trade)
+            buffer.received.append(received)
+        buffer.bytes += 150 * len(trades)
+
     # --- gaps ---
 
     def _open(self, gap: TradeGap, received: int) -> None:
@@ -257,13 +311,12 @@ class TradeStream(Stream):
             page = sorted(history.decode(body), key=lambda trade: int(trade.sequence))
         except DECODE_ERRORS as error:
             raise FrameError(f"{self.key}: history page: {error} in {shorten(body)}") from error
+        if gap.is_probe:
+            self._probed(gap, page, received)
+            self._fetch()
+            return
         wanted = [trade for trade in page if gap.low <= trade.sequence <= gap.high]
-        buffer = self.batcher.trades(self.codec, "backfill")
-        for trade in wanted:
-            buffer.owners.append(self)
-            buffer.rows.append(trade)
-            buffer.received.append(received)
-        buffer.bytes += 150 * len(wanted)
+        self._backfill(wanted, received)
         gap.repaired += len(wanted)
         self.repaired += len(wanted)
         if wanted and history.newest_first:

@@ -353,3 +353,124 @@ def test_a_repair_that_fails_is_tried_again_later_and_in_the_end_left_open() -> 
     bench.feed.trades_failed(bench.trades, "timeout", T0)
     assert bench.actions(FetchTrades) == []
     assert [row["status"] for row in bench.rows("gap")] == ["open"]
+
+
+def page(*ids: int) -> bytes:
+    return json.dumps(
+        [{"id": i, "price": "1", "qty": "2", "time": 1_795_132_800_000 + i, "isBuyerMaker": True} for i in ids]
+    ).encode()
+
+
+def reconnected(bench: Bench) -> Feed:
+    """Lose the connection and open another one."""
+    bench.feed.closed("disconnected", T0)
+    feed = bench.feed = bench.new_feed()
+    bench.open()
+    feed.actions.clear()
+    return feed
+
+
+def asked(bench: Bench) -> list[dict[str, str]]:
+    found = [dict(action.request.params) for action in bench.actions(FetchTrades)]
+    bench.feed.actions.clear()
+    return found
+
+
+def test_a_quiet_stream_asks_after_a_reconnect_what_it_missed_and_takes_it_at_once() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.frame(trade(5), T0)
+    feed = reconnected(bench)
+    feed.tick(T0 + 4 * SECOND)
+    assert asked(bench) == []
+    feed.tick(T0 + 6 * SECOND)
+    assert asked(bench) == [{"symbol": "BTCUSDT", "fromId": "6", "limit": "100"}]
+    feed.trades(bench.trades, page(6, 7), T0)
+    assert [(row["sequence"], row["source"]) for row in bench.rows("trade")] == [
+        (5, "stream"),
+        (6, "backfill"),
+        (7, "backfill"),
+    ]
+    bench.feed.frame(trade(7), T0)
+    bench.feed.frame(trade(8), T0)
+    assert [row["sequence"] for row in bench.rows("trade")] == [8]
+    assert (bench.trades.duplicates, bench.trades.missing, bench.trades.repaired) == (1, 2, 2)
+    feed.tick(T0 + 60 * SECOND)
+    assert asked(bench) == []
+
+
+def test_what_a_probe_brings_back_is_a_repaired_gap() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.frame(trade(5), T0)
+    feed = reconnected(bench)
+    feed.tick(T0 + 6 * SECOND)
+    feed.trades(bench.trades, page(6, 7), T0)
+    (gap,) = bench.rows("gap")
+    assert (gap["reason"], gap["first_missing"], gap["last_missing"]) == ("disconnected", 6, 7)
+    assert (gap["missing_count"], gap["repaired_count"], gap["status"]) == (2, 2, "repaired")
+
+
+def test_nothing_missed_is_nothing_written() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.frame(trade(5), T0)
+    feed = reconnected(bench)
+    feed.tick(T0 + 6 * SECOND)
+    feed.trades(bench.trades, b"[]", T0)
+    assert bench.rows("gap") == []
+    bench.feed.frame(trade(6), T0)
+    assert bench.trades.missing == 0
+
+
+def test_a_trade_that_comes_first_speaks_for_itself() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.frame(trade(5), T0)
+    feed = reconnected(bench)
+    feed.frame(trade(8), T0 + SECOND)
+    (fetch,) = asked(bench)
+    assert fetch == {"symbol": "BTCUSDT", "fromId": "6", "limit": "2"}
+    feed.tick(T0 + 6 * SECOND)
+    assert asked(bench) == []
+
+
+def test_a_trade_during_a_probe_leaves_the_hole_to_the_gap() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.frame(trade(5), T0)
+    feed = reconnected(bench)
+    feed.tick(T0 + 6 * SECOND)
+    feed.frame(trade(8), T0 + 6 * SECOND)
+    feed.actions.clear()
+    feed.trades(bench.trades, page(6, 7, 8), T0)
+    assert asked(bench) == [{"symbol": "BTCUSDT", "fromId": "6", "limit": "2"}]
+    feed.trades(bench.trades, page(6, 7), T0)
+    assert sorted(row["sequence"] for row in bench.rows("trade")) == [5, 6, 7, 8]
+    assert (bench.trades.missing, bench.trades.repaired) == (2, 2)
+
+
+def test_more_than_a_probe_can_bring_is_left_to_the_next_trade() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.frame(trade(5), T0)
+    feed = reconnected(bench)
+    feed.tick(T0 + 6 * SECOND)
+    feed.trades(bench.trades, page(900, 901), T0)
+    assert [row["sequence"] for row in bench.rows("trade")] == [5]
+    feed.actions.clear()
+    feed.frame(trade(902), T0)
+    assert bench.trades.missing == 896
+
+
+def test_a_successor_of_a_lost_collector_closes_its_gap_by_a_probe() -> None:
+    bench = Bench(resume=5)
+    bench.open()
+    bench.feed.actions.clear()
+    bench.feed.tick(T0 + 6 * SECOND)
+    assert asked(bench) == [{"symbol": "BTCUSDT", "fromId": "6", "limit": "100"}]
+    bench.feed.trades(bench.trades, b"[]", T0)
+    gaps = [gap for gap in bench.rows("gap") if gap["data_type"] == "trade"]
+    assert [(g["reason"], g["first_missing"], g["status"]) for g in gaps] == [("collector_lost", 6, "repaired")]
+    bench.feed.frame(trade(6), T0)
+    assert [row["sequence"] for row in bench.rows("trade")] == [6]
