@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12)
     arguments = parser.parse_args()
     print(f"One book of 1000 + 1000 levels: {kib_per_book():.0f} KiB.\n")
-    print("| events/s asked | trades/s | frames/s | p50 ms | p99 ms | collector MiB | verdict |")
-    print("|---:|---:|---:|---:|---:|---:|---|")
+    print("| events/s asked | trades/s | frames/s | p50 ms | p99 ms | store p50 ms | collector MiB | verdict |")
+    print("|---:|---:|---:|---:|---:|---:|---:|---|")
     for rate in arguments.rates:
         command = [sys.executable, "-m", "marketprism_ray.cli", "demo", "--json"]
         command += ["--rate", str(rate), "--seconds", str(arguments.seconds)]
@@ -53,6 +53,7 @@ def main() -> None:
             f"{verdict['frames'] / seconds:,.0f}",
             latency["p50"],
             latency["p99"],
+            verdict["store_age_ms"]["p50"],
             verdict["collector_mib"],
             "whole" if verdict["ok"] else "NOT whole",
         ]

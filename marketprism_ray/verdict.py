@@ -49,6 +49,8 @@ class Verdict:
     book_gaps: int = 0
     """Holes in chains of book changes, closed by a new snapshot; venues do not give the changes back."""
     latency_ms: dict[str, float | None] = field(default_factory=lambda: {"p50": None, "p99": None})
+    store_age_ms: dict[str, float | None] = field(default_factory=lambda: {"p50": None, "p99": None})
+    """Age of the newest trade that a reader of the store finds."""
     collector_mib: int | None = None
     """Resident memory of the largest collector."""
     faults: list[str] = field(default_factory=list)

@@ -201,6 +201,16 @@ def gap(first: int) -> Gap:
     )
 
 
+async def test_the_other_preset_of_subjects_carries_the_same_rows(servers: EmbeddedServers) -> None:
+    sink = NatsSink(NatsSettings((servers.nats_url,), stream="BY_MARKET", preset="market"))
+    await sink.open()
+    assert await sink.write([trades(1, 20)], "a") == 20
+    found = await stream_records(sink.settings, "market.okx.btc_usdt_swap.trade")
+    assert [record["sequence"] for record in found] == list(range(1, 21))
+    assert found[0]["exchange_name"] == "okx_derivatives"
+    await sink.close()
+
+
 async def test_a_message_too_large_for_the_server_is_refused_by_name(servers: EmbeddedServers) -> None:
     sink = NatsSink(NatsSettings((servers.nats_url,)))
     await sink.open()

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,20 @@ from rich.live import Live
 from rich.table import Table
 
 from marketprism_ray.config import Config, validate
+from marketprism_ray.errors import MarketPrismError
 from marketprism_ray.query import Store
 from marketprism_ray.simulator.process import SimulatorProcess
 from marketprism_ray.simulator.server import VENUES as SIMULATED
+from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.nats import NatsSettings, connect
 from marketprism_ray.venues import VENUES
 from marketprism_ray.verdict import Verdict, judge, wait_for_quiet
 
+FRESHNESS_S = 1.0
+NEWEST = (
+    "SELECT toUnixTimestamp64Nano(max(timestamp)) AS at FROM trade "
+    "WHERE timestamp > now64(9) - INTERVAL 1 MINUTE SETTINGS final = 0"
+)
 SCENARIOS = {
     "kill-collector": "SIGKILL to a collector process while its venue goes on",
     "kill-clickhouse-sink": "SIGKILL to the ClickHouse sink's process",
@@ -83,11 +90,49 @@ class Latency(threading.Thread):
 
     def percentiles(self) -> dict[str, float | None]:
         """Give p50 and p99 in ms."""
-        samples = pa.array(list(self.samples), pa.float64())
-        if not len(samples):
-            return {"p50": None, "p99": None}
-        p50, p99 = pc.quantile(samples, q=[0.5, 0.99]).to_pylist()
-        return {"p50": round(p50, 2), "p99": round(p99, 2)}
+        return _percentiles(self.samples)
+
+
+class Freshness(threading.Thread):
+    """Reads the store like any user, now and then, and notes how old the newest trade is there."""
+
+    def __init__(self, settings: ClickHouseSettings) -> None:
+        super().__init__(daemon=True)
+        self.samples: deque[float] = deque(maxlen=20_000)
+        self._settings = settings
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Read until told to stop; a server that is away is asked again."""
+        store: Store | None = None
+        while not self._ended.wait(FRESHNESS_S):
+            try:
+                store = store or Store(self._settings)
+                (row,) = store.query(NEWEST).to_pylist()
+            except MarketPrismError:
+                store = None
+                continue
+            if row["at"]:
+                self.samples.append((time.time_ns() - row["at"]) / 1e6)
+        if store is not None:
+            store.close()
+
+    def stop(self) -> None:
+        """Stop reading."""
+        self._ended.set()
+        self.join(10)
+
+    def percentiles(self) -> dict[str, float | None]:
+        """Give p50 and p99 in ms."""
+        return _percentiles(self.samples)
+
+
+def _percentiles(values: Iterable[float]) -> dict[str, float | None]:
+    samples = pa.array(list(values), pa.float64())
+    if not len(samples):
+        return {"p50": None, "p99": None}
+    p50, p99 = pc.quantile(samples, q=[0.5, 0.99]).to_pylist()
+    return {"p50": round(p50, 2), "p99": round(p99, 2)}
 
 
 class Drill:
@@ -182,9 +227,11 @@ def run(*, seconds: float, rate: float, scenario: str | None, chaos: bool, quiet
             system = System(demo_config(simulator, data_dir))
             system.start()
             latency = Latency(system.settings["nats"])
+            freshness = Freshness(system.settings["clickhouse"])
             try:
                 system.wait_live()
                 latency.start()
+                freshness.start()
                 _watch(
                     system,
                     latency,
@@ -194,6 +241,8 @@ def run(*, seconds: float, rate: float, scenario: str | None, chaos: bool, quiet
                     quiet,
                 )
                 verdict.seconds = seconds
+                freshness.stop()
+                verdict.store_age_ms = freshness.percentiles()
                 console.print("stopping the market, comparing with the truth ledger ...", style="dim")
                 simulator.pause()
                 system.wait_live()
@@ -208,6 +257,7 @@ def run(*, seconds: float, rate: float, scenario: str | None, chaos: bool, quiet
                 store.close()
             finally:
                 latency.stop() if latency.is_alive() else None
+                freshness.stop() if freshness.is_alive() else None
                 system.stop()
     return verdict
 
@@ -285,6 +335,9 @@ def _finish(verdict: Verdict, as_json: bool) -> None:
     latency = verdict.latency_ms
     if latency["p50"] is not None:
         click.echo(f"Latency, venue to NATS subscriber: p50 {latency['p50']} ms, p99 {latency['p99']} ms.", err=as_json)
+    age = verdict.store_age_ms
+    if age["p50"] is not None:
+        click.echo(f"Newest trade in the store, its age: p50 {age['p50']} ms, p99 {age['p99']} ms.", err=as_json)
     if as_json:
         click.echo(json.dumps(verdict.as_json()))
     sys.exit(0 if verdict.is_clean else 1)
