@@ -145,8 +145,14 @@ class Collector:
             self._log.error("collector_loop_failed", exc_info=error)
             self._state, self._error = "failed", f"{type(error).__name__}: {error}"
 
-    async def renew(self) -> dict[str, Any]:
-        """Prolong the lease; gives the status."""
+    async def renew(self, share: float) -> dict[str, Any]:
+        """Prolong the lease; gives the status.
+
+        Parameters
+        ----------
+        share : part of the request limits of the venue's address that is ours now
+        """
+        self._session.rest.budget.set_share(share)
         self._lease_until = time.monotonic() + self._config.cluster.lease_s
         return await self.status()
 

@@ -288,9 +288,12 @@ class Coordinator:
 
     async def _ask(self, actor: Actor) -> None:
         handle = actor.handle
-        method = "renew" if actor.kind == "collector" else "status"
+        is_collector = actor.kind == "collector"
+        arguments = [self._share(actor.shard)] if is_collector else []
         try:
-            status = await self._cluster.call(handle, method, timeout_s=self._config.cluster.lease_s)
+            status = await self._cluster.call(
+                handle, "renew" if is_collector else "status", *arguments, timeout_s=self._config.cluster.lease_s
+            )
         except TimeoutError:
             return  # the lease decides
         except ActorGone as error:
@@ -358,6 +361,13 @@ class Coordinator:
         self._note(f"started {actor.name}")
         self._background(actor.name, self._cluster.call(actor.handle, "ready"))
 
+    def _share(self, shard: Shard | None) -> float:
+        """Give a collector's part of the request limits; one part is ours, for metadata."""
+        shards = self._shards.values()
+        if shard is None:
+            return 1.0 / (1 + len(shards))
+        return 1.0 / (1 + sum(draws_from_same(VENUES[s.venue], VENUES[shard.venue]) for s in shards))
+
     async def _start_collector(self, shard: Shard, epoch: int, after_loss: bool) -> None:
         actor = self._actors.get(shard.name)
         if actor is None:
@@ -370,7 +380,7 @@ class Coordinator:
         stale = self._cluster.find(actor.name)
         if stale is not None:
             self._cluster.kill(stale)
-        share = 1.0 / (1 + sum(draws_from_same(VENUES[s.venue], VENUES[shard.venue]) for s in self._shards.values()))
+        share = self._share(shard)
         sinks = {kind: sink.name for kind, sink in self._sinks.items()}
         actor.epoch = epoch
         self._save()

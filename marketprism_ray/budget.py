@@ -21,6 +21,11 @@ class RequestBudget:
         self._windows = {budget.name: _Window(budget, budget.capacity * fraction, share) for budget in budgets}
         self._blocked_until = 0
 
+    def set_share(self, share: float) -> None:
+        """Change this process's part of the limits: others have come or gone."""
+        for window in self._windows.values():
+            window.set_share(share)
+
     def delay_s(self, request: Request, now: int) -> float:
         """Give the seconds to wait before this request may be sent; 0 if it may go now."""
         waits = [self._blocked_until - now]
@@ -59,6 +64,10 @@ class _Window:
         self._period = int(budget.period_s * SECOND)
         self._spent: deque[tuple[int, float]] = deque()
         self._used = 0.0
+
+    def set_share(self, share: float) -> None:
+        """Use this part of the limit from now on; what is spent stays spent."""
+        self._capacity = self._limit * share
 
     def _forget(self, now: int) -> None:
         while self._spent and self._spent[0][0] <= now:

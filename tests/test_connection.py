@@ -314,6 +314,17 @@ def test_many_processes_with_a_share_each_keep_the_rate_together(processes: int,
     assert total <= 100 * (1 + max(clocks) / (10 * SECOND)) + 90 * processes
 
 
+def test_a_share_may_change_while_the_process_runs() -> None:
+    budget = RequestBudget((Budget("w", 100, 60.0),), fraction=1.0, share=0.5)
+    fifty = Request("/", {}, (("w", 50),))
+    budget.spend(fifty, 0)
+    assert budget.delay_s(fifty, 0) == pytest.approx(60)
+    budget.set_share(1.0)
+    assert budget.delay_s(fifty, 0) == 0
+    budget.set_share(0.1)
+    assert budget.delay_s(Request("/", {}, (("w", 1),)), 0) == pytest.approx(60)
+
+
 def test_what_other_processes_use_of_the_limit_does_not_stop_ours() -> None:
     budget = RequestBudget((Budget("w", 100, 60.0, "USED"),), fraction=1.0, share=0.25)
     budget.observe({"USED": "70"}, 0)
