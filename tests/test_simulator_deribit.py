@@ -112,8 +112,9 @@ async def test_the_chain_of_changes_rebuilds_the_true_book_and_a_second_subscrip
         while True:
             for side, levels in sides.items():
                 for action, price, amount in data[side]:
+                    assert (action == "new") is (Decimal(price) not in levels)
                     if action == "delete":
-                        levels.pop(Decimal(price), None)
+                        del levels[Decimal(price)]
                     else:
                         levels[Decimal(price)] = Decimal(amount)
             if last is not None:
@@ -170,12 +171,12 @@ async def test_too_many_requests_are_refused_and_end_a_session(simulator: Simula
 async def test_a_test_request_wants_an_answer(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, answers: bool
 ) -> None:
-    monkeypatch.setattr(deribit, "TEST_S", 0.3)
+    monkeypatch.setattr(deribit, "TEST_MS", 300)
     house: Any = simulator._houses[NAME]
     async with Client(simulator) as client:
         assert (await client.call("set_heartbeat", interval=10))["result"] == "ok"
         (session,) = house._sessions.values()
-        session.heartbeat_s, session.next_beat = 0.2, 0.0
+        session.heartbeat_ms, session.next_beat_ms = 200, 0
         seen = []
         for _ in range(8):
             message = await client.receive()
