@@ -6,7 +6,7 @@ import contextlib
 import gc
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -42,6 +42,30 @@ class _OkxTrade(msgspec.Struct, gc=False):
     ts: int
 
 
+class _FuturesDepth(msgspec.Struct, gc=False):
+    U: int
+    u: int
+    pu: int
+    E: int
+    b: list[_Level]
+    a: list[_Level]
+
+
+class _DeribitLevel(msgspec.Struct, array_like=True, gc=False):
+    action: str
+    price: float
+    amount: float
+
+
+class _DeribitBook(msgspec.Struct, gc=False):
+    type: str
+    timestamp: int
+    change_id: int
+    bids: list[_DeribitLevel]
+    asks: list[_DeribitLevel]
+    prev_change_id: int | None = None
+
+
 class _OkxBook(msgspec.Struct, gc=False):
     asks: list[_Level]
     bids: list[_Level]
@@ -49,19 +73,23 @@ class _OkxBook(msgspec.Struct, gc=False):
     checksum: int
 
 
-def floor_decoder(house: str, book: bool) -> Callable[[bytes], Any]:
+def floor_decoder(venue: str, is_book: bool) -> Callable[[bytes], Any]:
     """Give the decoder that does nothing but typed decoding of the fields a reader needs."""
-    kind: Any = {
-        ("binance", False): _SpotTrade,
-        ("binance", True): _SpotDepth,
-        ("okx", False): list[_OkxTrade],
-        ("okx", True): list[_OkxBook],
-    }[house, book]
+    if venue == "deribit_derivatives":
+        params = msgspec.defstruct("Params", [("data", _DeribitBook)], gc=False)
+        return msgspec.json.Decoder(msgspec.defstruct("Frame", [("params", params)], gc=False)).decode
+    kind: Any
+    if venue.startswith("binance"):
+        kind = (_SpotDepth if venue == "binance_spot" else _FuturesDepth) if is_book else _SpotTrade
+    else:
+        kind = list[_OkxBook] if is_book else list[_OkxTrade]
     frame = msgspec.defstruct("Frame", [("data", kind)], gc=False)
     return msgspec.json.Decoder(frame, strict=False).decode
 
 
-def cryptofeed(house: str, kind: str, symbol: str, frames: list[bytes], snapshot: bytes | None) -> float | None:
+def cryptofeed(
+    venue: str, is_book: bool, symbols: Sequence[str], frames: list[bytes], snapshots: Mapping[str, bytes]
+) -> float | None:
     """Time cryptofeed's own handler on the same bytes; seconds a frame, or None if it is not installed.
 
     It runs as in life: its message handler is awaited for each frame and calls back. Trades of the kind it does not
@@ -69,33 +97,53 @@ def cryptofeed(house: str, kind: str, symbol: str, frames: list[bytes], snapshot
     """
     try:
         from cryptofeed.defines import L2_BOOK, TRADES
-        from cryptofeed.exchanges import OKX, Binance
+        from cryptofeed.exchanges import OKX, Binance, BinanceDelivery, BinanceFutures, Deribit
         from cryptofeed.symbols import Symbols
         from cryptofeed.types import OrderBook
     except ImportError:
         return None
-    maker, name = (Binance, "BTC-USDT") if house == "binance" else (OKX, symbol)
-    Symbols.set(maker.id, {name: symbol}, {"instrument_type": {name: "spot"}, "tick_size": {name: "0.01"}})
-    channel = TRADES if kind == "trade" else L2_BOOK
+    maker = {
+        "binance_spot": Binance,
+        "binance_derivatives": BinanceFutures,
+        "binance_coinm": BinanceDelivery,
+        "okx_spot": OKX,
+        "deribit_derivatives": Deribit,
+    }[venue]
+    names = {(symbol if "-" in symbol else f"{symbol}-X"): symbol for symbol in symbols}
+    Symbols.set(
+        maker.id,
+        names,
+        {
+            "instrument_type": dict.fromkeys(names, "spot"),
+            "tick_size": dict.fromkeys(names, "0.01"),
+            "is_quanto": {},
+            "contract_size": {},
+        },
+    )
+    channel = L2_BOOK if is_book else TRADES
     texts = [frame.decode() for frame in frames]
-    if house == "binance":
+    if venue.startswith("binance"):
         texts = [t.replace('"e":"trade"', '"e":"aggTrade"').replace('"t":', '"a":') for t in texts]
 
     async def take(_: Any, __: float) -> None:
         return None
 
+    # One venue's raw books need a key; nothing is sent here.
+    keys = {maker.id.lower(): {"key_id": "none", "key_secret": "none"}}
+
     def run() -> float:
-        feed = maker(symbols=[name], channels=[channel], callbacks={channel: take}, checksum_validation=False)
-        feed._reset() if hasattr(feed, "_reset") else None
-        feed._l2_book = {}
-        if snapshot is not None:
-            body = json.loads(snapshot, parse_float=Decimal)
-            sides = ({Decimal(p): Decimal(q) for p, q in body[side]} for side in ("bids", "asks"))
-            bids, asks = sides
-            feed._l2_book[name] = OrderBook(feed.id, name, max_depth=0, bids=bids, asks=asks)
-            feed.last_update_id[name] = body["lastUpdateId"]
-        elif kind == "book":
-            feed._l2_book[name] = OrderBook(feed.id, name, max_depth=0, bids={}, asks={})
+        feed = maker(
+            symbols=list(names), channels=[channel], callbacks={channel: take}, checksum_validation=False, config=keys
+        )
+        if hasattr(feed, "_reset"):
+            feed._reset()
+        feed._l2_book, feed.seq_no = {}, {}
+        for name, symbol in names.items():
+            if symbol in snapshots:
+                body = json.loads(snapshots[symbol], parse_float=Decimal)
+                bids, asks = ({Decimal(p): Decimal(q) for p, q in body[side]} for side in ("bids", "asks"))
+                feed._l2_book[name] = OrderBook(feed.id, name, max_depth=0, bids=bids, asks=asks)
+                feed.last_update_id[name] = body["lastUpdateId"]
         handle = feed.message_handler
         begin = time.perf_counter()
         for text in texts:

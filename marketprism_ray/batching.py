@@ -19,9 +19,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from marketprism_ray.errors import FrameError, shorten
+from marketprism_ray.hot import level_columns, trade_columns
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Record
-from marketprism_ray.schemas import DECIMAL, TIME, arrow_schema, batch_from_records, levels_from_columns
+from marketprism_ray.schemas import (
+    DECIMAL,
+    DECIMAL_BYTES,
+    TIME,
+    arrow_schema,
+    batch_from_records,
+    decimal_array,
+    levels_from_columns,
+)
 from marketprism_ray.units import multiply, to_base
 from marketprism_ray.venue import Delta, TradeCodec, WireLevel
 
@@ -102,25 +111,20 @@ class TradeBuffer(_Buffer):
         codec = self._codec
         n = len(rows)
         instruments, index = _instruments(owners)
-        sequence = np.array([row.sequence for row in rows], np.int64)
-        times = np.array([row.time for row in rows], np.int64) * codec.time_ns
-        price = pa.array([row.price for row in rows], pa.string()).cast(DECIMAL)
-        raw = pa.array([row.quantity for row in rows], pa.string()).cast(DECIMAL)
-        _require_positive(price, "price")
-        _require_positive(raw, "quantity")
-        if times.min() <= 0:
-            raise FrameError("time is not positive")
+        all_base = all(i.is_base for i in instruments)
+        sequence, times, price, raw, quote = self._columns(rows, codec.time_ns)
         maker = pa.array(codec.is_buyer_maker(rows), pa.bool_())
         count = pa.array(codec.trade_count(rows), pa.int64()) if codec.trade_count else pa.nulls(n, pa.int64())
-        all_base = all(i.is_base for i in instruments)
-        quantity, quote = (raw, multiply(price, raw)) if all_base else to_base(raw, price, instruments, index)
+        if not all_base:
+            quantity, quote = to_base(raw, price, instruments, index)
+        else:
+            quantity, quote = raw, multiply(price, raw) if quote is None else quote
         unit = _text([i.quantity_unit for i in instruments], index)
-        sequences = pa.array(sequence)
         return pa.RecordBatch.from_arrays(
             [
-                *_common(instruments, index, pa.array(times).cast(TIME), received, self._source),
-                pa.array(codec.trade_id(rows), pa.string()) if codec.trade_id else sequences.cast(pa.string()),
-                sequences,
+                *_common(instruments, index, times, received, self._source),
+                pa.array(codec.trade_id(rows), pa.string()) if codec.trade_id else sequence.cast(pa.string()),
+                sequence,
                 price,
                 quantity,
                 quote,
@@ -132,6 +136,30 @@ class TradeBuffer(_Buffer):
             ],
             schema=arrow_schema("trade"),
         )
+
+    @staticmethod
+    def _columns(rows: list[Any], time_ns: int) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array, pa.Array | None]:
+        """Make the columns sequence, time, price, quantity and, if it is known, price times quantity."""
+        buffers = trade_columns(rows, time_ns)
+        if buffers is not None:
+            sequence, times, price, quantity, product = buffers
+            n = len(rows)
+            return (
+                pa.Array.from_buffers(pa.int64(), n, [None, pa.py_buffer(sequence)]),
+                pa.Array.from_buffers(TIME, n, [None, pa.py_buffer(times)]),
+                decimal_array(price, n),
+                decimal_array(quantity, n),
+                None if product is None else decimal_array(product, n),
+            )
+        sequences = pa.array([row.sequence for row in rows], pa.int64())
+        nanoseconds = np.array([row.time for row in rows], np.int64) * time_ns
+        prices = pa.array([row.price for row in rows], pa.string()).cast(DECIMAL)
+        quantities = pa.array([row.quantity for row in rows], pa.string()).cast(DECIMAL)
+        _require_positive(prices, "price")
+        _require_positive(quantities, "quantity")
+        if nanoseconds.min() <= 0:
+            raise FrameError("time is not positive")
+        return sequences, pa.array(nanoseconds).cast(TIME), prices, quantities, None
 
 
 class BookRow:
@@ -362,6 +390,16 @@ def _text(values: list[str], index: npt.NDArray[np.int64]) -> pa.Array:
 
 def _levels(sides: list[list[WireLevel]], instruments: list[Instrument], index: npt.NDArray[np.int64]) -> pa.Array:
     """Make the list column of one side, quantities in base."""
+    all_base = all(i.is_base for i in instruments)
+    buffers = level_columns(sides)
+    if buffers is not None:
+        size = len(buffers[1]) // DECIMAL_BYTES
+        price, quantity = (decimal_array(buffer, size) for buffer in buffers[1:])
+        if not all_base:
+            quantity = _quantity_in_base(price, quantity, np.frombuffer(buffers[0], np.int32), instruments, index)
+        return levels_from_columns(
+            pa.Array.from_buffers(pa.int32(), len(sides) + 1, [None, pa.py_buffer(buffers[0])]), price, quantity
+        )
     flat: list[WireLevel] = []
     offsets = [0]
     for side in sides:
@@ -373,10 +411,19 @@ def _levels(sides: list[list[WireLevel]], instruments: list[Instrument], index: 
         _require_positive(price, "price")
         if pc.any(pc.less(quantity, _ZERO)).as_py():
             raise FrameError("quantity is negative")
-        if not all(i.is_base for i in instruments):
-            row_of_level = np.repeat(index, np.diff(np.array(offsets)))
-            quantity, _ = to_base(quantity, price, instruments, row_of_level)
-    return levels_from_columns(offsets, price, quantity)
+        if not all_base:
+            quantity = _quantity_in_base(price, quantity, np.array(offsets), instruments, index)
+    return levels_from_columns(pa.array(offsets, pa.int32()), price, quantity)
+
+
+def _quantity_in_base(
+    price: pa.Array,
+    quantity: pa.Array,
+    offsets: npt.NDArray[Any],
+    instruments: list[Instrument],
+    index: npt.NDArray[np.int64],
+) -> pa.Array:
+    return to_base(quantity, price, instruments, np.repeat(index, np.diff(offsets)))[0]
 
 
 def _require_positive(column: pa.Array, what: str) -> None:

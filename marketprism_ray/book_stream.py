@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from marketprism_ray.batching import Batcher, BookRow
-from marketprism_ray.errors import shorten
+from marketprism_ray.errors import DECODE_ERRORS, shorten
+from marketprism_ray.hot import BookIntake
 from marketprism_ray.instruments import Instrument
-from marketprism_ray.streams import DECODE_ERRORS, FeedLink, Stream
+from marketprism_ray.streams import FeedLink, Stream
 from marketprism_ray.sync import BookSync, State
-from marketprism_ray.venue import BookCodec, Channel, Delta, Venue
+from marketprism_ray.venue import BookCodec, Channel, Delta, Venue, items
 
 
-class BookStream(Stream):
+class BookStream(BookIntake, Stream):
     """An order book and its changes."""
+
+    sync: BookSync
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class BookStream(Stream):
         self._books = batcher.books
         self._open: tuple[str, int, int] | None = None
         self._decode = channel.codec.decode
+        self._time_ns = channel.codec.time_ns
         self.sync = BookSync(self.codec, self, keep)
         self._standby: BookSync | None = None
 
@@ -59,15 +63,9 @@ class BookStream(Stream):
         """Write down what a lost predecessor left open."""
         self.sync.resume(last, time)
 
-    def frame(self, raw: bytes, received: int) -> None:
-        """Decode and hand to the state machine."""
-        self.frames += 1
-        try:
-            for delta in self._decode(raw):
-                self.sync.delta(delta, received)
-        except DECODE_ERRORS as error:
-            self.bad_frame(raw, error)
-            self.sync.broken("malformed", shorten(str(error)))
+    def _malformed(self, raw: bytes, error: Exception) -> None:
+        self.bad_frame(raw, error)
+        self.sync.broken("malformed", shorten(str(error)))
 
     # --- planned replacement: the new connection builds a book of its own and takes over when it is live ---
 
@@ -82,7 +80,7 @@ class BookStream(Stream):
         if self._standby is None:
             return
         try:
-            for delta in self._decode(raw):
+            for delta in items(self._decode(raw).data):
                 self._standby.delta(delta, received)
         except DECODE_ERRORS as error:
             self.bad_frame(raw, error)
@@ -127,7 +125,7 @@ class BookStream(Stream):
         if self._keep_deltas:
             buffer = self._deltas
             buffer.owners.append(self)
-            buffer.rows.append((previous, delta, self.codec.time_ns))
+            buffer.rows.append((previous, delta, self._time_ns))
             buffer.received.append(received)
             buffer.bytes += 100 + 50 * (len(delta.bids) + len(delta.asks))
 

@@ -19,6 +19,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 
 class MarketPrismError(Exception):
     """Base of every error this project raises on purpose."""
@@ -38,6 +40,10 @@ class FrameError(VenueError):
 
 class BookError(VenueError):
     """An order book cannot be continued from what arrived."""
+
+
+DECODE_ERRORS = (msgspec.DecodeError, VenueError, ValueError, TypeError, OverflowError, KeyError, IndexError)
+"""What a venue's decoder may raise on a frame that is not what its documentation says."""
 
 
 class TransportError(MarketPrismError):

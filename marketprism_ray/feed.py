@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from marketprism_ray.book_stream import BookStream
-from marketprism_ray.errors import FrameError, shorten
-from marketprism_ray.streams import DECODE_ERRORS, FeedLink, RecordStream, Stream
+from marketprism_ray.errors import DECODE_ERRORS, FrameError, shorten
+from marketprism_ray.hot import FrameIntake
+from marketprism_ray.streams import FeedLink, RecordStream, Stream
 from marketprism_ray.sync import State
 from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import (
@@ -124,7 +125,7 @@ class Subscription:
             self.alarms = 0
 
 
-class Feed:
+class Feed(FrameIntake):
     """One connection's protocol.
 
     Parameters
@@ -162,7 +163,7 @@ class Feed:
         for stream in sorted(self.streams, key=lambda stream: isinstance(stream, RecordStream)):
             self._sharing.setdefault(stream.wire_key, []).append(stream)
         self._subscriptions = {key: Subscription(streams[0]) for key, streams in self._sharing.items()}
-        self._handlers: dict[bytes | None, Callable[[bytes, int], None]] = {}
+        self._handlers = {}
         self._requests: dict[str, tuple[str, ...]] = {}
         self._request_id = 0
         self._frames_seen = 0
@@ -196,20 +197,8 @@ class Feed:
 
     def _place_handlers(self) -> None:
         for key, streams in self._sharing.items():
-            handlers = [stream.standby_frame if self.standby else stream.handler for stream in streams]
+            handlers = [stream.standby_frame if self.standby else stream.frame for stream in streams]
             self._handlers[key.encode()] = handlers[0] if len(handlers) == 1 else _all_of(handlers)
-
-    def frame(self, raw: bytes, received: int) -> None:
-        """Take one message. Never raises on bad input: it is counted and its stream resyncs."""
-        self.now = received
-        self.frames += 1
-        if self._tap is not None:
-            self._tap(raw, received)
-        handler = self._handlers.get(self._route(raw))
-        if handler is not None:
-            handler(raw, received)
-        else:
-            self._other(raw, received)
 
     def snapshot(self, stream: BookStream, body: bytes, received: int) -> None:
         """Take the answer to a `FetchSnapshot`."""

@@ -31,6 +31,7 @@ from marketprism_ray.venue import (
     Reply,
     TradeCodec,
     Venue,
+    items,
 )
 
 EXAMPLE_TIME = 1_800_000_000_000_000_000
@@ -98,7 +99,7 @@ def _stream(
     else:
         assert isinstance(codec, BookCodec)
         book = BookStream(venue, channel, instrument, batcher, keep=None)
-        for delta in codec.decode(raw):
+        for delta in items(codec.decode(raw).data):
             book.delta(delta, delta.first - 1 if delta.previous is None else delta.previous, received)
 
 

@@ -22,11 +22,10 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from marketprism_ray.batching import Batcher
 from marketprism_ray.config import Jobs
-from marketprism_ray.errors import TransportError, VenueError, shorten
+from marketprism_ray.errors import DECODE_ERRORS, TransportError, VenueError, shorten
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Record
 from marketprism_ray.rest import RestClient
-from marketprism_ray.streams import DECODE_ERRORS
 from marketprism_ray.venue import Poll, Request, Venue
 
 log = structlog.get_logger("polling")

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from marketprism_ray.batching import Batch, Batcher, BatchLimits
 from marketprism_ray.book_stream import BookStream
-from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.errors import DECODE_ERRORS, MarketPrismError
 from marketprism_ray.feed import Feed, FetchSnapshot
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.messages import kind_of
@@ -32,7 +32,7 @@ from marketprism_ray.recording import (
     stem_of,
 )
 from marketprism_ray.records import FundingRate, Kline, OptionGreeks
-from marketprism_ray.streams import DECODE_ERRORS, RecordStream, Stream
+from marketprism_ray.streams import RecordStream, Stream
 from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import (
     MS,
@@ -46,6 +46,7 @@ from marketprism_ray.venue import (
     TradeCodec,
     Venue,
     WireLevel,
+    items,
 )
 
 
@@ -222,7 +223,7 @@ class Chain:
     def frame(self, raw: bytes) -> None:
         """Note the ids of a frame; one that cannot be read has been counted by its stream."""
         try:
-            deltas = self._codec.decode(raw)
+            deltas = items(self._codec.decode(raw).data)
         except DECODE_ERRORS:
             return
         for delta in deltas:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from marketprism_ray.records import RECORDS, Level, Record
 
 DECIMAL = pa.decimal128(38, 18)
+DECIMAL_BYTES = 16
 TIME = pa.timestamp("ns", tz="UTC")
 LEVELS = pa.list_(pa.struct([pa.field("price", DECIMAL, False), pa.field("quantity", DECIMAL, False)]))
 
@@ -186,14 +187,19 @@ def levels_array(sides: typing.Sequence[typing.Sequence[Any]]) -> pa.Array:
         offsets.append(len(flat))
     prices = pa.array([level.price for level in flat], pa.string()).cast(DECIMAL)
     quantities = pa.array([level.quantity for level in flat], pa.string()).cast(DECIMAL)
-    return levels_from_columns(offsets, prices, quantities)
+    return levels_from_columns(pa.array(offsets, pa.int32()), prices, quantities)
 
 
-def levels_from_columns(offsets: list[int], prices: pa.Array, quantities: pa.Array) -> pa.Array:
+def decimal_array(buffer: bytes, size: int) -> pa.Array:
+    """Give the column of a buffer of 128-bit numbers, little-endian, in units of 10^-18, shape (size,)."""
+    return pa.Array.from_buffers(DECIMAL, size, [None, pa.py_buffer(buffer)])
+
+
+def levels_from_columns(offsets: pa.Array, prices: pa.Array, quantities: pa.Array) -> pa.Array:
     """Put flat columns of prices and quantities under list offsets (int32, one more than rows)."""
     value_type = LEVELS.value_type
     values = pa.StructArray.from_arrays([prices, quantities], fields=[value_type.field(0), value_type.field(1)])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, type=LEVELS)
+    return pa.ListArray.from_arrays(offsets, values, type=LEVELS)
 
 
 def markdown_table(data_type: str) -> str:

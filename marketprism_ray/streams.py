@@ -6,13 +6,11 @@ a record stream decodes low-rate channels. Frames come from a `Feed`; rows go to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgspec
-
 from marketprism_ray.batching import Batcher
-from marketprism_ray.errors import VenueError, shorten
+from marketprism_ray.errors import DECODE_ERRORS, shorten
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Gap
 from marketprism_ray.venue import Channel, RecordCodec, Request, Venue
@@ -20,9 +18,6 @@ from marketprism_ray.venue import Channel, RecordCodec, Request, Venue
 if TYPE_CHECKING:
     from marketprism_ray.book_stream import BookStream
     from marketprism_ray.trade_stream import TradeStream
-
-DECODE_ERRORS = (msgspec.DecodeError, VenueError, ValueError, TypeError, OverflowError, KeyError, IndexError)
-"""What a venue's decoder may raise on a frame that is not what its documentation says."""
 
 
 class FeedLink(Protocol):
@@ -74,11 +69,6 @@ class Stream:
     def is_ready(self) -> bool:
         """True when this stream delivers what it should."""
         return self.frames > 0
-
-    @property
-    def handler(self) -> Callable[[bytes, int], None]:
-        """What takes data frames while this stream's feed counts."""
-        return self.frame
 
     def frame(self, raw: bytes, received: int) -> None:
         """Take one data frame from the feed that counts."""

@@ -32,8 +32,8 @@ import enum
 from collections import deque
 from typing import Protocol
 
-from marketprism_ray.book import Book
 from marketprism_ray.errors import BookError
+from marketprism_ray.hot import Book, DeltaIntake
 from marketprism_ray.venue import BookCodec, Delta, Follows, Snapshot, WireLevel
 
 HELD_LIMIT = 5_000
@@ -63,9 +63,6 @@ class Event(enum.Enum):
     BROKEN = "broken"
     CLOSED = "closed"
 
-
-_LIVE = State.LIVE
-_NEXT = Follows.NEXT
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.COLD, Event.SUBSCRIBED): State.SYNCING,
@@ -104,7 +101,7 @@ class Outputs(Protocol):
         """Note that the book is live again from ``first`` (at ``time``, venue units)."""
 
 
-class BookSync:
+class BookSync(DeltaIntake):
     """One book and its state machine.
 
     Parameters
@@ -115,6 +112,7 @@ class BookSync:
     def __init__(self, codec: BookCodec, outputs: Outputs, keep: int | None) -> None:
         self.codec = codec
         self.state = State.COLD
+        self._live = False
         self.book = Book(None if codec.bounded else keep)
         self.last = 0
         self.last_time = 0
@@ -151,15 +149,12 @@ class BookSync:
         self._move(Event.SUBSCRIBED, "")
         self._start_over(resubscribe=False)
 
-    def delta(self, delta: Delta, received: int) -> None:
-        """Take one message of the stream."""
+    def _unusual(self, delta: Delta, received: int) -> None:
+        """Take a message that is no change which follows in a live book."""
         if delta.is_snapshot:
             self._pushed_snapshot(delta, received)
-        elif self.state is _LIVE:
-            follows = self._follows(self.last, delta)
-            if follows is _NEXT:
-                self._apply(delta, received)
-            elif follows is Follows.STALE:
+        elif self._live:
+            if self._follows(self.last, delta) is Follows.STALE:
                 self.counts["stale"] += 1
             else:
                 self.broken("sequence", f"book at {self.last}, delta {delta.first}..{delta.last} ({delta.previous})")
@@ -320,23 +315,11 @@ class BookSync:
             self.outputs.gap_closed(whole.last, whole.time, received)
         return not whole.checksum or self._check(whole)
 
-    def _apply(self, delta: Delta, received: int) -> None:
-        try:
-            crossed = self.book.apply(delta.bids, delta.asks)
-        except BookError as error:
-            self.broken("malformed", str(error))
-            return
-        previous, self.last = self.last, delta.last
-        if delta.previous == delta.last and not delta.bids and not delta.asks:
-            return  # a keep-alive: the book lives, nothing changed
-        self.last_time = delta.time
-        self.changed = True
-        self.applied += 1
-        self._emit(delta, previous, received)
+    def _examine(self, delta: Delta, crossed: bool) -> None:
         if crossed:
             self.counts["crossed"] += 1
             self.broken("crossed", f"after {delta.last}")
-        elif delta.checksum:
+        else:
             self._check(delta)
 
     def _check(self, delta: Delta) -> bool:
@@ -377,6 +360,7 @@ class BookSync:
             raise BookError(f"book: {event.value} cannot happen in state {self.state.value} (story: {story})")
         self.story.append((event.value, f"{self.state.value}->{state.value}", detail))
         self.state = state
+        self._live = state is State.LIVE
 
     # --- reading ---
 

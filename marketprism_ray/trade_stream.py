@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from marketprism_ray.batching import Batcher
-from marketprism_ray.errors import FrameError, shorten
+from marketprism_ray.errors import DECODE_ERRORS, FrameError, shorten
+from marketprism_ray.hot import TradeIntake
 from marketprism_ray.instruments import Instrument
-from marketprism_ray.streams import DECODE_ERRORS, Stream
-from marketprism_ray.venue import Channel, TradeCodec, Venue
+from marketprism_ray.streams import Stream
+from marketprism_ray.venue import Channel, TradeCodec, Venue, items
 
 HELD_TRADES = 20_000
 OPEN_GAPS = 200
@@ -19,6 +19,7 @@ HISTORY_ATTEMPTS = 5
 HISTORY_RETRY_S = 10.0
 PROBE_TRADES = 100
 """Trades a probe asks for: a stream with more than that will soon say itself what is missing."""
+_LARGEST = 2**63 - 1
 RESET_AFTER_NS = 60_000_000_000
 """An id below the last one, on a trade this much newer, means that the venue started its ids afresh."""
 
@@ -40,14 +41,14 @@ class TradeGap:
     """A question, not yet a hole: has anything happened after the last trade?"""
 
 
-class TradeStream(Stream):
+class TradeStream(TradeIntake, Stream):
     """Trades with a contiguous sequence."""
 
     def __init__(self, venue: Venue, channel: Channel, instrument: Instrument, batcher: Batcher) -> None:
         super().__init__(venue, channel, instrument, batcher)
         assert isinstance(channel.codec, TradeCodec)
         self.codec = channel.codec
-        self.last: int | None = None
+        self.last = None
         self.duplicates = 0
         self.missing = 0
         self.repaired = 0
@@ -57,24 +58,16 @@ class TradeStream(Stream):
         self._covers = channel.codec.covers
         self._resumed_time = 0
         self._resume_from: int | None = None
-        self._last_trade: Any = None
+        self._last_trade = None
         self._decode = channel.codec.decode
-        self._decode_one: Callable[[bytes], Any] = channel.codec.decode_one or channel.codec.decode
-        # The lists of a buffer are emptied in place, so their methods can be kept.
+        # The lists of a buffer are emptied in place, so they can be kept.
         buffer = batcher.trades(channel.codec)
-        self._add_owner = buffer.owners.append
-        self._add_row = buffer.rows.append
-        self._add_received = buffer.received.append
+        self._owners, self._rows, self._received = buffer.owners, buffer.rows, buffer.received
 
     @property
     def last_time(self) -> int:
         """Time of the last accepted trade, venue units."""
         return self._resumed_time if self._last_trade is None else int(self._last_trade.time)
-
-    @property
-    def handler(self) -> Callable[[bytes, int], None]:
-        """What takes data frames while this stream's feed counts."""
-        return self.frame if self.codec.decode_one is None else self.frame_of_one
 
     @property
     def watermark(self) -> tuple[int, int] | None:
@@ -92,44 +85,18 @@ class TradeStream(Stream):
         self._resumed_time = time // self.codec.time_ns
         self._break = "collector_lost"
 
-    def frame(self, raw: bytes, received: int) -> None:
-        """Decode, check the sequence, keep."""
-        self.frames += 1
-        try:
-            trades = self._decode(raw)
-        except DECODE_ERRORS as error:
-            self._break = "malformed"
-            self.bad_frame(raw, error)
-            return
-        for trade in trades:
-            self._take(trade, received)
-
-    def frame_of_one(self, raw: bytes, received: int) -> None:
-        """Do what `frame` does, for channels that send one trade a frame: the hot path."""
-        self.frames += 1
-        try:
-            trade = self._decode_one(raw).data
-        except DECODE_ERRORS as error:
-            self._break = "malformed"
-            self.bad_frame(raw, error)
-            return
-        sequence = trade.sequence
-        if sequence - 1 != self.last and not self._out_of_step(trade, received):
-            return
-        self.last = sequence
-        self._last_trade = trade
-        self._add_owner(self)
-        self._add_row(trade)
-        self._add_received(received)
+    def _malformed(self, raw: bytes, error: Exception) -> None:
+        self._break = "malformed"
+        self.bad_frame(raw, error)
 
     def standby_frame(self, raw: bytes, received: int) -> None:
         """Hold trades until the feed that counts has delivered up to them."""
         try:
-            trades = self._decode(raw)
+            data = self._decode(raw).data
         except DECODE_ERRORS as error:
             self.bad_frame(raw, error)
             return
-        self._held.extend((trade, received) for trade in trades)
+        self._held.extend((trade, received) for trade in items(data))
         self.release_held()
         while len(self._held) > HELD_TRADES:
             self._take(*self._held.popleft())
@@ -157,17 +124,12 @@ class TradeStream(Stream):
         covers = self._covers
         return int(trade.sequence if covers is None else trade.sequence - covers(trade) + 1)
 
-    def _take(self, trade: Any, received: int) -> None:
-        if trade.sequence - 1 != self.last and not self._out_of_step(trade, received):
-            return
-        self.last = trade.sequence
-        self._last_trade = trade
-        self._add_owner(self)
-        self._add_row(trade)
-        self._add_received(received)
-
     def _out_of_step(self, trade: Any, received: int) -> bool:
         """Deal with a trade that does not simply follow; True if it is to be taken."""
+        if not 0 <= trade.sequence <= _LARGEST:
+            self._break = "malformed"
+            self._failed(f"sequence {trade.sequence} is out of range")
+            return False
         last = self.last
         first = self._first(trade)
         if last is None:

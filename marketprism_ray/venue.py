@@ -181,6 +181,17 @@ class Delta(msgspec.Struct, gc=False):
     """0 means none."""
 
 
+class Decoded(msgspec.Struct, gc=False):
+    """What a decoder gives that cannot give the frame's own struct: one item or a list of them."""
+
+    data: Any
+
+
+def items(data: Any) -> Sequence[Any]:
+    """Give what stands under ``data`` of a decoded frame as a sequence."""
+    return data if type(data) is list else (data,)
+
+
 class Snapshot(msgspec.Struct, gc=False):
     """A whole book from REST."""
 
@@ -203,19 +214,18 @@ class Follows(enum.Enum):
 class TradeCodec:
     """How trades of a channel are read.
 
-    ``decode`` gives the wire structs of one frame. Each has ``sequence`` (int, rises by ``count`` per record), ``time``
-    (int, in units of ``time_ns``), ``price`` and ``quantity`` (exact text). The functions below read a column of them.
+    ``decode`` gives an object with the wire struct of one trade, or a list of them, under ``data``. A trade has
+    ``sequence`` (int, rises by ``count`` per record), ``time`` (int, in units of ``time_ns``), ``price`` and
+    ``quantity`` (exact text). The functions below read a column of them.
     """
 
-    decode: Callable[[bytes], Sequence[Any]]
+    decode: Callable[[bytes], Any]
     time_ns: int
     is_buyer_maker: Callable[[Sequence[Any]], list[bool]]
     trade_count: Callable[[Sequence[Any]], list[int]] | None = None
     """Fills merged into each record; None if the channel sends every fill."""
     covers: Callable[[Any], int] | None = None
     """Sequence numbers that one record covers, ending at ``sequence``; None means one."""
-    decode_one: Callable[[bytes], Any] | None = None
-    """For channels that send one trade a frame: gives its wire struct under ``data``. The hot path prefers it."""
     id_is_text: bool = False
     """True if the venue writes trade ids as JSON strings."""
     trade_id: Callable[[Sequence[Any]], list[str]] | None = None
@@ -224,9 +234,12 @@ class TradeCodec:
 
 @dataclass(frozen=True, slots=True)
 class BookCodec:
-    """How a book is read and kept whole. The rules quote the venue's numbered procedure."""
+    """How a book is read and kept whole. The rules quote the venue's numbered procedure.
 
-    decode: Callable[[bytes], Sequence[Delta]]
+    ``decode`` gives an object with one `Delta`, or a list of them, under ``data``.
+    """
+
+    decode: Callable[[bytes], Any]
     time_ns: int
     follows: Callable[[int, Delta], Follows]
     """Relation of a delta to the id of a live book."""

@@ -18,6 +18,7 @@ import msgspec
 from marketprism_ray import records
 from marketprism_ray.amounts import common, multiplied, percent, to_base, trade
 from marketprism_ray.errors import FrameError, RateLimited, TransportError, VenueError, shorten
+from marketprism_ray.hot import Cut
 from marketprism_ray.instruments import Instrument, canonical_symbol
 from marketprism_ray.records import Record
 from marketprism_ray.venue import (
@@ -241,20 +242,6 @@ _decode_rest_trades = msgspec.json.Decoder(list[RestTrade]).decode
 _decode_rest_depth = msgspec.json.Decoder(RestDepth).decode
 _decode_exchange_info = msgspec.json.Decoder(_ExchangeInfo).decode
 _decode_rest_error = msgspec.json.Decoder(_RestError).decode
-
-
-def decode_trades(raw: bytes) -> Sequence[Trade]:
-    """Read a trade frame."""
-    return (decode_trade(raw).data,)
-
-
-def decode_aggregates(raw: bytes) -> Sequence[AggregateTrade]:
-    """Read an aggregate trade frame."""
-    return (decode_aggregate(raw).data,)
-
-
-def _deltas(raw: bytes) -> Sequence[Delta]:
-    return (_decode_depth(raw).data,)
 
 
 def is_buyer_maker(trades: Sequence[Any]) -> list[bool]:
@@ -548,13 +535,8 @@ def _decode_snapshot(body: bytes) -> Snapshot:
 
 # --- transport -------------------------------------------------------------------------------------------------------
 
-_HEAD_LENGTH = len(b'{"stream":"')
-_QUOTE = ord('"')
-
-
-def route(raw: bytes) -> bytes:
-    """Read the stream name of a combined frame; anything else gives text that is no stream's name."""
-    return raw[_HEAD_LENGTH : raw.find(_QUOTE, _HEAD_LENGTH)]
+route = Cut(len(b'{"stream":"'), b'"').read
+"""Reads the stream name of a combined frame; anything else gives text that is no stream's name."""
 
 
 def control(raw: bytes) -> Control:
@@ -685,10 +667,10 @@ def _history_request(instrument: Instrument, first: int, last: int) -> Request:
 
 INTERVALS = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
 BOOK_TICKER = RecordCodec(events(BookTicker, book_ticker), figures("u", "b", "B", "a", "A"))
-_TRADE = TradeCodec(decode_trades, MS, is_buyer_maker, decode_one=decode_trade)
-_AGGREGATE = TradeCodec(decode_aggregates, MS, is_buyer_maker, fills, decode_one=decode_aggregate)
+_TRADE = TradeCodec(decode_trade, MS, is_buyer_maker)
+_AGGREGATE = TradeCodec(decode_aggregate, MS, is_buyer_maker, fills)
 _SPOT_BOOK = BookCodec(
-    decode=_deltas,
+    decode=_decode_depth,
     time_ns=MS,
     follows=spot_follows,
     splices=spot_follows,

@@ -239,10 +239,6 @@ def splices(snapshot: int, delta: Delta) -> Follows:
     return Follows.GAP
 
 
-def _deltas(raw: bytes) -> Sequence[Delta]:
-    return (_decode_depth(raw).data,)
-
-
 def _decode_snapshot(body: bytes) -> Snapshot:
     depth = _decode_rest_depth(body)
     return Snapshot(depth.lastUpdateId, depth.E, depth.bids, depth.asks)
@@ -466,14 +462,8 @@ def _get(path: str, costs: tuple[tuple[str, int], ...], **params: str) -> Callab
 
 
 _INTERVALS = binance.INTERVALS[1:]
-_AGGREGATE = TradeCodec(
-    binance.decode_aggregates,
-    MS,
-    binance.is_buyer_maker,
-    binance.fills,
-    decode_one=binance.decode_aggregate,
-)
-_EVERY_TRADE = TradeCodec(binance.decode_trades, MS, binance.is_buyer_maker, decode_one=binance.decode_trade)
+_AGGREGATE = TradeCodec(binance.decode_aggregate, MS, binance.is_buyer_maker, binance.fills)
+_EVERY_TRADE = TradeCodec(binance.decode_trade, MS, binance.is_buyer_maker)
 _STATS_FIGURES = figures("u", "b", "B", "a", "A")
 _MARK_FIGURES = figures("E", "p", "P", "i", "r", "T")
 
@@ -490,7 +480,7 @@ def _venue(
     """Describe one market; ``sockets`` names ``public`` and, where paths are routed, ``market``."""
     market = "market" if "market" in sockets else "public"
     book = BookCodec(
-        decode=_deltas,
+        decode=_decode_depth,
         time_ns=MS,
         follows=follows,
         splices=splices,

@@ -15,13 +15,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from marketprism_ray import records
 from marketprism_ray.amounts import base_and_quote, common, figure, number, percent, plain, to_base, trade, window
 from marketprism_ray.errors import FrameError, RateLimited, TransportError, VenueError, shorten
+from marketprism_ray.hot import Cut, number_text
 from marketprism_ray.instruments import Instrument, MarketType, canonical_symbol
 from marketprism_ray.records import Record, Source
 from marketprism_ray.venue import (
@@ -33,6 +34,7 @@ from marketprism_ray.venue import (
     Channel,
     Control,
     Data,
+    Decoded,
     Delta,
     Follows,
     Heartbeat,
@@ -84,9 +86,9 @@ class Trade(msgspec.Struct, gc=False):
 class Change(msgspec.Struct, array_like=True, gc=False):
     """A level: ``["new" | "change" | "delete", price, amount]``."""
 
-    action: str
-    price: Decimal
-    amount: Decimal
+    action: Literal["new", "change", "delete"]
+    price: msgspec.Raw
+    amount: msgspec.Raw
 
 
 class PlainLevel(msgspec.Struct, array_like=True, gc=False):
@@ -104,7 +106,7 @@ class Book(msgspec.Struct, gc=False):
     timestamp: int
     bids: list[Change]
     asks: list[Change]
-    type: str
+    type: Literal["snapshot", "change"]
     prev_change_id: int | None = None
 
 
@@ -296,9 +298,8 @@ _decode_volatility_page = _result(_VolatilityPage)
 # --- trades ----------------------------------------------------------------------------------------------------------
 
 
-def _trades(raw: bytes) -> Sequence[Trade]:
-    rows: list[Trade] = _decode_trades(raw).params.data
-    return rows
+def _trades(raw: bytes) -> Any:
+    return _decode_trades(raw).params
 
 
 def _is_buyer_maker(trades: Sequence[Trade]) -> list[bool]:
@@ -337,31 +338,21 @@ def _history_request(instrument: Instrument, first: int, last: int) -> Request:
 
 
 def _levels(changes: Sequence[Change]) -> list[WireLevel]:
-    found = []
-    for change in changes:
-        if change.action not in ("new", "change", "delete"):
-            raise FrameError(f"action {change.action!r} is neither new, change nor delete")
-        found.append(WireLevel(plain(change.price), "0" if change.action == "delete" else plain(change.amount)))
-    return found
+    return [
+        WireLevel(number_text(change.price), "0" if change.action == "delete" else number_text(change.amount))
+        for change in changes
+    ]
 
 
-def _deltas(raw: bytes) -> Sequence[Delta]:
+def _deltas(raw: bytes) -> Decoded:
     book: Book = _decode_book(raw).params.data
-    if book.type not in ("snapshot", "change"):
-        raise FrameError(f"type {book.type!r} is neither snapshot nor change")
     is_snapshot = book.type == "snapshot"
     if not is_snapshot and book.prev_change_id is None:
         raise FrameError("a change without prev_change_id continues nothing")
-    return (
-        Delta(
-            first=book.change_id,
-            last=book.change_id,
-            previous=None if is_snapshot else book.prev_change_id,
-            time=book.timestamp,
-            bids=_levels(book.bids),
-            asks=_levels(book.asks),
-            is_snapshot=is_snapshot,
-        ),
+    change_id = book.change_id
+    previous = None if is_snapshot else book.prev_change_id
+    return Decoded(
+        Delta(change_id, change_id, previous, book.timestamp, _levels(book.bids), _levels(book.asks), is_snapshot)
     )
 
 
@@ -523,7 +514,7 @@ def _trade_records(trades: Sequence[Trade], lookup: Lookup, received: int, sourc
 
 
 def _all_trades(raw: bytes, lookup: Lookup, received: int) -> Sequence[Record]:
-    return _trade_records(_trades(raw), lookup, received, "stream")
+    return _trade_records(_trades(raw).data, lookup, received, "stream")
 
 
 def _rest_trades(body: bytes, _: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
@@ -544,7 +535,7 @@ def _perpetual(event: Perpetual, instrument: Instrument, received: int) -> Seque
 def _liquidations(raw: bytes, lookup: Lookup, received: int) -> Sequence[Record]:
     """Read the trades whose maker (M), taker (T) or both (MT) were liquidated."""
     found: list[Record] = []
-    for row in _trades(raw):
+    for row in _trades(raw).data:
         instrument = lookup(row.instrument_name)
         if instrument is None or not row.liquidation:
             continue
@@ -704,17 +695,12 @@ def _figures(raw: bytes) -> dict[str, Any]:
 
 # --- transport -------------------------------------------------------------------------------------------------------
 
-_MARK = b'"channel":"'
-_HEAD = 120
-_QUOTE = ord('"')
 HEARTBEAT_S = 10
 _TEST = '{"jsonrpc":"2.0","id":0,"method":"public/test","params":{}}'
 
 
-def route(raw: bytes) -> bytes:
-    """Read the channel at the head of a push; anything else gives text that is no channel."""
-    start = raw.find(_MARK, 0, _HEAD) + len(_MARK)
-    return raw[start : raw.find(_QUOTE, start)]
+route = Cut(len(b'{"jsonrpc":"2.0","method":"subscription","params":{"channel":"'), b'"').read
+"""Reads the channel at the head of a push; anything else gives text that is no channel."""
 
 
 def control(raw: bytes) -> Control:

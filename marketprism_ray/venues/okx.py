@@ -31,6 +31,7 @@ from marketprism_ray.amounts import (
     window,
 )
 from marketprism_ray.errors import FrameError, RateLimited, TransportError, VenueError, shorten
+from marketprism_ray.hot import Cut
 from marketprism_ray.instruments import Instrument, MarketType, canonical_symbol
 from marketprism_ray.records import Record, Source
 from marketprism_ray.venue import (
@@ -42,6 +43,7 @@ from marketprism_ray.venue import (
     Channel,
     Control,
     Data,
+    Decoded,
     Delta,
     Follows,
     Heartbeat,
@@ -267,10 +269,6 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_instruments = msgspec.json.Decoder(_Instruments).decode
 
 
-def _trades(raw: bytes) -> Sequence[Trade]:
-    return _decode_trades(raw).data
-
-
 def _is_buyer_maker(trades: Sequence[Trade]) -> list[bool]:
     makers = [trade.side == "sell" for trade in trades]
     for trade in trades:
@@ -287,13 +285,13 @@ def _covers(trade: Trade) -> int:
     return trade.count
 
 
-def _deltas(raw: bytes) -> Sequence[Any]:
+def _deltas(raw: bytes) -> Any:
     frame = _decode_books(raw)
     if frame.action not in ("snapshot", "update"):
         raise FrameError(f"action {frame.action!r} is neither snapshot nor update")
     if frame.action == "update" and frame.data and frame.data[0].last != -1:
-        return frame.data
-    return [
+        return frame
+    deltas = [
         Delta(
             first=book.time if book.last == -1 else book.last,
             last=book.time if book.last == -1 else book.last,
@@ -306,6 +304,7 @@ def _deltas(raw: bytes) -> Sequence[Any]:
         )
         for book in frame.data
     ]
+    return Decoded(deltas)
 
 
 # --- low-rate data ---------------------------------------------------------------------------------------------------
@@ -661,14 +660,11 @@ def _decode_snapshot(body: bytes) -> Snapshot:
 
 # --- transport -------------------------------------------------------------------------------------------------------
 
-_HEAD_LENGTH = len(b'{"arg":')
-_BRACE = ord("}")
 _UNKNOWN = re.compile(r"channel:(?P<channel>[^,]+),(?P<name>instId|instFamily|instType):(?P<value>\S+) doesn't exist")
 
 
-def route(raw: bytes) -> bytes:
-    """Read the ``arg`` at the head of a push; anything else gives text that is no argument."""
-    return raw[_HEAD_LENGTH : raw.find(_BRACE, _HEAD_LENGTH) + 1]
+route = Cut(len(b'{"arg":'), b"}", with_end=True).read
+"""Reads the ``arg`` at the head of a push; anything else gives text that is no argument."""
 
 
 def control(raw: bytes) -> Control:
@@ -813,8 +809,8 @@ def _decode_history(body: bytes) -> Sequence[Trade]:
     return _decode_rest_trades(body).data
 
 
-_EVERY_FILL = TradeCodec(_trades, MS, _is_buyer_maker, id_is_text=True)
-_MERGED = TradeCodec(_trades, MS, _is_buyer_maker, _fills, _covers, id_is_text=True)
+_EVERY_FILL = TradeCodec(_decode_trades, MS, _is_buyer_maker, id_is_text=True)
+_MERGED = TradeCodec(_decode_trades, MS, _is_buyer_maker, _fills, _covers, id_is_text=True)
 _BOOK = BookCodec(
     decode=_deltas,
     time_ns=MS,
