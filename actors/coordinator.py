@@ -31,6 +31,7 @@ from marketprism_ray.reconcile import Action, Kill, Observed, StartCollector, St
 from marketprism_ray.records import Gap
 from marketprism_ray.schemas import batch_from_records
 from marketprism_ray.session import Shard, Watermark, find_instruments, make_rest
+from marketprism_ray.sinks import StreamId
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.nats import NatsSettings
 from marketprism_ray.venue import draws_from_same
@@ -374,7 +375,7 @@ class Coordinator:
             actor = self._actors[shard.name] = Actor(self._collector_name(shard.name), "collector")
             actor.epoch = self._retired.pop(shard.name, 0)
         epoch = max(epoch, actor.epoch + 1)
-        resume = await self._fence(shard.name, epoch)
+        resume = await self._fence(shard, epoch)
         if after_loss and resume:
             await self._open_gaps(shard, epoch, resume)
         stale = self._cluster.find(actor.name)
@@ -398,11 +399,13 @@ class Coordinator:
             raise
         actor.state, actor.heard = "alive", time.monotonic_ns()
 
-    async def _fence(self, name: str, epoch: int) -> dict[str, Watermark]:
+    async def _fence(self, shard: Shard, epoch: int) -> dict[str, Watermark]:
         """Shut the older epochs out of every sink; gives how far all of them are durable."""
+        name = shard.name
+        places = _places(shard)
         for kind, sink in self._sinks.items():
             if sink.handle is not None:
-                marks = await self._cluster.call(sink.handle, "fence", name, epoch, timeout_s=CALL_S)
+                marks = await self._cluster.call(sink.handle, "fence", name, epoch, places, timeout_s=CALL_S)
                 self._watermarks.setdefault(name, {}).setdefault(kind, {}).update(marks)
         known = self._watermarks.get(name, {})
         keys = {key for marks in known.values() for key in marks}
@@ -526,6 +529,17 @@ class Coordinator:
             if sink.handle is not None:
                 self._cluster.kill(sink.handle)
         return whole
+
+
+def _places(shard: Shard) -> dict[str, list[StreamId]]:
+    """Give the streams of a shard whose rows say how far they came, and where those rows are; rows of books are two."""
+    found = {}
+    for data_type, symbol in shard.streams:
+        tables = {"trade": ["trade"], "orderbook": ["orderbook_delta", "orderbook"]}.get(data_type)
+        if tables:
+            market_type = _market_type(shard.venue, symbol)
+            found[f"{shard.venue}/{data_type}/{symbol}"] = [(t, shard.venue, market_type, symbol) for t in tables]
+    return found
 
 
 def _market_type(venue: str, symbol: str) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import time
 from collections import OrderedDict, defaultdict, deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import structlog
 from marketprism_ray.errors import BadBatch, SinkUnavailable
 from marketprism_ray.logs import configure
 from marketprism_ray.session import Watermark
-from marketprism_ray.sinks import Sink
+from marketprism_ray.sinks import Sink, StreamId
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
 from marketprism_ray.sinks.nats import NatsSettings, NatsSink
 
@@ -236,14 +237,42 @@ class SinkActor:
         while len(self._recent) > RECENT_IDS:
             self._recent.popitem(last=False)
 
-    async def fence(self, collector: str, epoch: int) -> dict[str, Watermark]:
-        """Refuse older epochs from now on; gives how far each stream of this collector is durable."""
+    async def fence(
+        self, collector: str, epoch: int, streams: Mapping[str, Sequence[StreamId]] | None = None
+    ) -> dict[str, Watermark]:
+        """Refuse older epochs from now on; gives how far each stream of this collector is durable.
+
+        Parameters
+        ----------
+        streams : stream key -> its rows in the store; the store is asked for those that this actor has not written
+        """
         self._epochs[collector] = max(epoch, self._epochs.get(collector, 0))
         # What is queued of an older epoch is refused by the writer; what is being written is waited for.
         under_way = [w.written for w in self._waiting.values() if w.collector == collector and w.epoch < epoch]
         if under_way:
             await asyncio.wait(under_way, timeout=FENCE_S)
-        return dict(self._watermarks[collector])
+        marks = self._watermarks[collector]
+        unknown = {key: places for key, places in (streams or {}).items() if key not in marks}
+        if unknown:
+            marks.update(await self._stored(unknown))
+        return dict(marks)
+
+    async def _stored(self, streams: Mapping[str, Sequence[StreamId]]) -> dict[str, Watermark]:
+        """Ask the store how far streams came under earlier actors, so that what was missed since is a known hole."""
+        try:
+            async with asyncio.timeout(FENCE_S):
+                found = await self._sink.last([place for places in streams.values() for place in places])
+        except (SinkUnavailable, TimeoutError) as error:
+            # Collecting goes on without: what is missed by waiting for the server would be lost as well.
+            self.last_error = f"how far streams came is not known: {type(error).__name__}: {error}"
+            self._log.warning("watermarks_unknown", error=self.last_error, streams=len(streams))
+            return {}
+        marks = {}
+        for key, places in streams.items():
+            known = [found[place] for place in places if place in found]
+            if known:
+                marks[key] = max(known, key=lambda mark: mark[1])
+        return marks
 
     async def status(self) -> dict[str, Any]:
         """Give counts and watermarks."""

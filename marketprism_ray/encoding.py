@@ -131,6 +131,18 @@ def subjects(batch: pa.RecordBatch, preset: str = "default") -> pa.Array:
     return pc.binary_join_element_wise(*parts, ".")
 
 
+def subject_of(data_type: str, exchange_name: str, market_type: str, symbol_name: str, preset: str = "default") -> str:
+    """Give the subject of one stream's rows."""
+    row = {"exchange_name": [exchange_name], "market_type": [market_type], "symbol_name": [symbol_name]}
+    schema = pa.schema([(name, pa.string()) for name in row], metadata={"data_type": data_type})
+    return str(subjects(pa.RecordBatch.from_pydict(row, schema=schema), preset)[0].as_py())
+
+
+def nanoseconds(text: str) -> int:
+    """Read what `time_text` writes: ns since the epoch."""
+    return int(pa.scalar(text.removesuffix("Z")).cast(pa.timestamp("ns")).value)
+
+
 def decode_json(payload: bytes) -> dict[str, Any]:
     """Decode a row with exact numbers."""
     decoded: dict[str, Any] = json.loads(payload, parse_float=Decimal)

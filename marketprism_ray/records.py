@@ -334,3 +334,6 @@ RECORDS: dict[str, type[Record]] = {
         InstrumentRecord,
     )
 }
+
+SEQUENCE_COLUMNS = {"trade": "sequence", "orderbook_delta": "last_update_id", "orderbook": "last_update_id"}
+"""Data types whose rows say how far their stream came, and the column that does."""

@@ -15,6 +15,8 @@ from marketprism_ray.venue import Channel, TradeCodec, Venue, items
 
 HELD_TRADES = 20_000
 OPEN_GAPS = 200
+LARGEST_REPAIR = 500_000
+"""Trades of a hole that is fetched by itself; more would take the venue's limits from everything else for hours."""
 HISTORY_ATTEMPTS = 5
 HISTORY_RETRY_S = 10.0
 PROBE_TRADES = 100
@@ -245,7 +247,7 @@ class TradeStream(TradeIntake, Stream):
         history = self.venue.trade_history
         if history is None:
             return
-        if len(self.gaps) >= OPEN_GAPS:
+        if len(self.gaps) >= OPEN_GAPS or gap.last - gap.first >= LARGEST_REPAIR:
             return  # it stays open in the store, where a later repair finds it
         self.gaps.append(gap)
         if len(self.gaps) == 1:

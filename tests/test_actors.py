@@ -225,6 +225,35 @@ async def test_a_fence_does_not_wait_for_ever_on_a_server_that_is_away(
     assert sequences(target) == [1, 2, 3], "what was being written when the fence came is written, nothing after it"
 
 
+PLACES = {KEY: [("trade", "okx_derivatives", "perpetual", "BTC-USDT-SWAP")]}
+
+
+async def test_a_fence_asks_the_store_how_far_streams_came_that_this_actor_has_not_written(tmp_path: Path) -> None:
+    target = MemorySink()
+    earlier = sink(tmp_path, target)
+    await earlier.take("c", 1, [("c/1/1", "trade", rows(1, 3), {KEY: (3, 3)})])
+    actor = sink(tmp_path, target)
+    at = rows(3, 3).column("timestamp").cast(pa.int64())[0].as_py()
+    assert await actor.fence("c", 2) == {}
+    assert await actor.fence("c", 2, PLACES) == {KEY: (3, at)}
+    await actor.take("c", 2, [("c/2/1", "trade", rows(4, 5), {KEY: (5, at)})])
+    target.batches.clear()
+    assert await actor.fence("c", 3, PLACES) == {KEY: (5, at)}, "what it has written itself it knows"
+
+
+class Mute(MemorySink):
+    """Has lost its server."""
+
+    async def last(self, streams: Any) -> dict[Any, tuple[int, int]]:
+        raise SinkUnavailable("the server is away")
+
+
+async def test_a_store_that_cannot_be_asked_does_not_hold_up_the_collector(tmp_path: Path) -> None:
+    actor = sink(tmp_path, Mute())
+    assert await actor.fence("c", 2, PLACES) == {}
+    assert "the server is away" in (await actor.status())["last_error"]
+
+
 class Moody(MemorySink):
     """Fails as told, and refuses sequence 5."""
 

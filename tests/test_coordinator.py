@@ -24,6 +24,7 @@ class Cluster:
         self.alive: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
         self.owned: dict[str, Any] = {}
+        self.asked: dict[str, Any] = {}
 
     def start(self, kind: str, name: str, plain: type, *arguments: Any) -> str:
         self.started.append((kind, name))
@@ -38,6 +39,7 @@ class Cluster:
     async def call(self, handle: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         self.calls.append((handle, method))
         if method == "fence":
+            self.asked.update(arguments[2])
             return {}
         if method == "status":
             return {"open": True, "watermarks": {}, "kind": handle}
@@ -89,6 +91,9 @@ async def test_a_venue_that_cannot_be_reached_is_reported_and_holds_up_no_other(
     assert cluster.started[:2] == [("sink", "marketprism-sink-clickhouse"), ("sink", "marketprism-sink-nats")]
     fences = [handle for handle, method in cluster.calls if method == "fence"]
     assert fences == ["marketprism-sink-clickhouse", "marketprism-sink-nats"], "every sink is fenced before a collector"
+    rows_of_books = [(table, "okx_spot", "spot", "BTC-USDT") for table in ("orderbook_delta", "orderbook")]
+    assert cluster.asked["okx_spot/orderbook/BTC-USDT"] == rows_of_books
+    assert cluster.asked["okx_spot/trade/BTC-USDT"] == [("trade", "okx_spot", "spot", "BTC-USDT")]
 
     coordinator._loop.cancel()
     again = Coordinator(config, settings, cluster=cluster)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -22,8 +23,10 @@ from marketprism_ray.records import RECORDS, Gap, Level, OrderBookDelta
 from marketprism_ray.schemas import DECIMAL, arrow_schema, batch_from_records
 from marketprism_ray.servers import EmbeddedServers
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
+from marketprism_ray.sinks.memory import MemorySink
 from marketprism_ray.sinks.nats import NatsSettings, NatsSink
 
+DAY = 86_400 * 10**9
 FITS = st.decimals(min_value=Decimal("0.000000000000000001"), max_value=Decimal("9e19"), places=18)
 
 
@@ -199,6 +202,73 @@ def gap(first: int) -> Gap:
         opened_at=first,
         first_missing=first,
     )
+
+
+STREAM = ("trade", "binance_derivatives", "perpetual", "BTC-USDT-SWAP")
+OLD = ("trade", "binance_derivatives", "perpetual", "ETH-USDT-SWAP")
+CHANGES = ("orderbook_delta", "binance_derivatives", "perpetual", "BTC-USDT-SWAP")
+NEVER = ("trade", "binance_derivatives", "perpetual", "XRP-USDT-SWAP")
+
+
+def written_before(now: int) -> dict[str, list[pa.RecordBatch]]:
+    """Give what an earlier run has written: trades to 7 (the venue counted afresh) and long ago, book changes to 9."""
+    places = [(STREAM, 900, now - 50), (STREAM, 6, now - 20), (STREAM, 7, now - 20), (OLD, 3, now - 90 * DAY)]
+    rows = [
+        trade(
+            trade_id=str(n),
+            sequence=n,
+            timestamp=at,
+            receive_timestamp=at,
+            exchange_name=exchange_name,
+            symbol_name=symbol_name,
+        )
+        for (_, exchange_name, _, symbol_name), n, at in places
+    ]
+    change = OrderBookDelta(
+        exchange_name="binance_derivatives",
+        market_type="perpetual",
+        symbol_name="BTC-USDT-SWAP",
+        timestamp=now - 10,
+        receive_timestamp=now,
+        source="stream",
+        first_update_id=9,
+        last_update_id=9,
+        previous_update_id=8,
+        is_snapshot=False,
+        bids=[],
+        asks=[],
+    )
+    return {"trade": [batch_from_records(rows)], "orderbook_delta": [batch_from_records([change])]}
+
+
+@pytest.mark.parametrize("kind", ["clickhouse", "nats", "memory"])
+async def test_a_sink_says_how_far_streams_came_before_it(
+    servers: EmbeddedServers, clickhouse: ClickHouseSettings, kind: str
+) -> None:
+    now = time.time_ns()
+    sink: Any = {
+        "clickhouse": ClickHouseSink(clickhouse),
+        "nats": NatsSink(NatsSettings((servers.nats_url,))),
+        "memory": MemorySink(),
+    }[kind]
+    await sink.open()
+    assert await sink.last([NEVER]) == {}
+    for data_type, batches in written_before(now).items():
+        await sink.write(batches, f"{data_type}/{now}")
+    expected = {STREAM: (7, now - 20), OLD: (3, now - 90 * DAY), CHANGES: (9, now - 10)}
+    assert await sink.last([STREAM, OLD, CHANGES, NEVER]) == expected
+    if kind == "nats":
+        fields = {"timestamp": now - 30, "receive_timestamp": now, "exchange_name": STREAM[1]}
+        later = trade(trade_id="5", sequence=5, source="backfill", **fields)
+        await sink.write([batch_from_records([later])], f"later/{now}")
+        assert await sink.last([STREAM]) == {}, "a trade fetched later does not say how far the stream came"
+    await sink.close()
+
+
+async def test_an_absent_server_does_not_say_how_far_streams_came() -> None:
+    for sink in (ClickHouseSink(ClickHouseSettings("127.0.0.1", 9)), NatsSink(NatsSettings(("nats://127.0.0.1:9",)))):
+        with pytest.raises(SinkUnavailable, match="not connected"):
+            await sink.last([STREAM])
 
 
 async def test_the_other_preset_of_subjects_carries_the_same_rows(servers: EmbeddedServers) -> None:

@@ -43,6 +43,7 @@ SCENARIOS = {
     "kill-clickhouse-sink": "SIGKILL to the ClickHouse sink's process",
     "kill-nats-server": "SIGKILL to nats-server; its supervisor starts it again",
     "kill-coordinator": "SIGKILL to the coordinator's process, then to a collector's",
+    "kill-all": "SIGKILL to coordinator, sinks, collectors and both servers at once, as when a machine goes down",
     "disconnect": "every socket of one venue is cut",
     "drop-delta": "book changes of two venues are lost on the wire",
 }
@@ -171,6 +172,14 @@ class Drill:
         os.kill(self._system.servers.state()["nats"]["pid"], signal.SIGKILL)
         self._note("nats-server killed")
 
+    def kill_all(self) -> None:
+        """Kill every process of ours: nothing is left that remembers how far the streams came, but the stores."""
+        status, servers = self._system.status(), self._system.servers.state()
+        actors = [status, *status["sinks"], *status["collectors"]]
+        for pid in [actor["pid"] for actor in actors] + [servers[name]["pid"] for name in ("nats", "clickhouse")]:
+            os.kill(pid, signal.SIGKILL)
+        self._note(f"coordinator, {len(actors) - 1} sinks and collectors, nats-server and ClickHouse killed")
+
     def disconnect(self) -> None:
         """Cut the sockets of the last venue."""
         venue = self._simulator.venues[-1]
@@ -192,6 +201,7 @@ class Drill:
             "kill-clickhouse-sink": self.kill_sink,
             "kill-nats-server": self.kill_nats,
             "kill-coordinator": self.kill_coordinator,
+            "kill-all": self.kill_all,
             "disconnect": self.disconnect,
             "drop-delta": self.drop_delta,
         }
@@ -387,6 +397,7 @@ def prove(scenario: str, seconds: float, rate: float, as_json: bool, data_dir: P
       kill-clickhouse-sink  SIGKILL to the ClickHouse sink's process
       kill-nats-server      SIGKILL to nats-server
       kill-coordinator      SIGKILL to the coordinator, then to a collector
+      kill-all              SIGKILL to coordinator, sinks, collectors and both servers
       disconnect            every socket of one venue is cut
       drop-delta            book changes are lost on the wire
 

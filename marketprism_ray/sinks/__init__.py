@@ -10,6 +10,9 @@ from typing import Protocol
 
 import pyarrow as pa
 
+StreamId = tuple[str, str, str, str]
+"""Data type (one of ``SEQUENCE_COLUMNS``), exchange name, market type, symbol name."""
+
 
 class Sink(Protocol):
     """What a sink must do."""
@@ -36,6 +39,17 @@ class Sink(Protocol):
             Nothing is known to be written; write the same again.
         BadBatch
             The server refuses the data.
+        """
+
+    async def last(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[int, int]]:
+        """Give how far streams of trades and books are stored: sequence and time (ns) of the newest row.
+
+        Streams of which nothing is known are left out.
+
+        Raises
+        ------
+        SinkUnavailable
+            If the server is away.
         """
 
     async def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError,
 
 from marketprism_ray.encoding import data_type_of
 from marketprism_ray.errors import BadBatch, SinkUnavailable, shorten
-from marketprism_ray.records import RECORDS
+from marketprism_ray.records import RECORDS, SEQUENCE_COLUMNS
 from marketprism_ray.schemas import create_table
+from marketprism_ray.sinks import StreamId
 
 REFUSED = {6, 16, 20, 26, 27, 38, 41, 53, 69, 70, 72, 117, 130, 131, 349, 407}
 """Codes that say the data is wrong: cannot parse, no such column, type mismatch, value out of range, ..."""
+RECENT_DAYS = 2
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,35 @@ class ClickHouseSink:
         except (OperationalError, ClickHouseError, OSError) as error:
             raise SinkUnavailable(f"ClickHouse: {shorten(str(error), 300)}") from error
         return int(table.num_rows)
+
+    async def last(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[int, int]]:
+        """Ask the tables: the last days first, for what is not found there all of them."""
+        found: dict[StreamId, tuple[int, int]] = {}
+        for days in (RECENT_DAYS, None):
+            for place, group in groupby(sorted(set(streams) - found.keys()), key=lambda stream: stream[:3]):
+                symbols = [stream[3] for stream in group]
+                found |= await asyncio.to_thread(self._last, place, symbols, days)
+        return found
+
+    def _last(
+        self, place: tuple[str, str, str], symbols: list[str], days: int | None
+    ) -> dict[StreamId, tuple[int, int]]:
+        data_type, exchange_name, market_type = place
+        if self._client is None:
+            raise SinkUnavailable("ClickHouse: not connected")
+        sequence = SEQUENCE_COLUMNS[data_type]
+        since = "" if days is None else f"AND timestamp > now() - INTERVAL {days} DAY"
+        try:
+            rows = self._client.query(
+                f"SELECT symbol_name, argMax({sequence}, (timestamp, {sequence})), "
+                f"toUnixTimestamp64Nano(max(timestamp)) FROM {data_type} "
+                f"WHERE exchange_name = %(exchange)s AND market_type = %(market)s AND symbol_name IN %(symbols)s "
+                f"AND {sequence} IS NOT NULL {since} GROUP BY symbol_name",
+                parameters={"exchange": exchange_name, "market": market_type, "symbols": symbols},
+            ).result_rows
+        except (ClickHouseError, OSError) as error:
+            raise SinkUnavailable(f"ClickHouse: {shorten(str(error), 300)}") from error
+        return {(data_type, exchange_name, market_type, symbol): (last, at) for symbol, last, at in rows}
 
     async def close(self) -> None:
         """Disconnect."""

@@ -22,9 +22,10 @@ import pyarrow as pa
 import structlog
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
-from marketprism_ray.encoding import json_rows, message_ids, subjects
+from marketprism_ray.encoding import decode_json, json_rows, message_ids, nanoseconds, subject_of, subjects
 from marketprism_ray.errors import BadBatch, SinkUnavailable
-from marketprism_ray.records import RECORDS
+from marketprism_ray.records import RECORDS, SEQUENCE_COLUMNS
+from marketprism_ray.sinks import StreamId
 
 log = structlog.get_logger("nats")
 
@@ -227,6 +228,27 @@ class NatsSink:
 
     async def _wait(self) -> None:
         await asyncio.wait_for(self._progress.wait(), ACK_TIMEOUT_S)
+
+    async def last(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[int, int]]:
+        """Read the last message of each stream's subject.
+
+        Where that is a row fetched later from the venue's history, it does not say how far the stream came.
+        """
+        if self._client is None or not self._client.is_connected:
+            raise SinkUnavailable("NATS: not connected")
+        context = self._client.jetstream(timeout=ACK_TIMEOUT_S)
+        found: dict[StreamId, tuple[int, int]] = {}
+        for stream in streams:
+            try:
+                message = await context.get_last_msg(self.settings.stream, subject_of(*stream, self.settings.preset))
+            except nats.js.errors.NotFoundError:
+                continue
+            except (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+                raise SinkUnavailable(f"NATS: {type(error).__name__}: {error}") from error
+            row = decode_json(message.data)
+            if row["source"] == "stream":
+                found[stream] = (row[SEQUENCE_COLUMNS[stream[0]]], nanoseconds(row["timestamp"]))
+        return found
 
     async def close(self) -> None:
         """Disconnect."""
