@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import random
 import socket
 import ssl
 import subprocess
@@ -14,8 +15,10 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import nkeys
 import pyarrow as pa
 import pytest
 import trustme
@@ -132,6 +135,98 @@ async def test_nats_with_tls_and_a_token(
     assert TOKEN not in json.dumps(shown)
     found = await stream_records(reader_settings(shown)[0], "trades-data.>")
     assert [record["sequence"] for record in found] == list(range(1, 301))
+
+
+class Signer:
+    """An operator, account or user that signs JWTs, as ``nsc`` would make them."""
+
+    def __init__(self, kind: int) -> None:
+        self.seed = nkeys.encode_seed(os.urandom(32), kind)
+        self.key = nkeys.from_seed(bytearray(self.seed))
+        self.name = self.key.public_key.decode()
+
+    def token(self, subject: Signer, kind: str, **claims: Any) -> str:
+        body = {
+            "jti": "".join(random.choices("ABCDEFGH", k=52)),
+            "iat": int(time.time()),
+            "iss": self.name,
+            "sub": subject.name,
+            "name": kind,
+            "nats": {"type": kind, "version": 2, **claims},
+        }
+        head = {"typ": "JWT", "alg": "ed25519-nkey"}
+        text = ".".join(_base64(json.dumps(part).encode()) for part in (head, body))
+        return f"{text}.{_base64(self.key.sign(text.encode()))}"
+
+
+def _base64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+@pytest.fixture
+def nats_with_accounts(tmp_path: Path) -> Iterator[tuple[str, Path, Path]]:
+    """Run a nats-server that knows only an operator's accounts; gives it, a user's file, and a stranger's."""
+    operator, system, account, user, stranger = (
+        Signer(kind)
+        for kind in (
+            nkeys.PREFIX_BYTE_OPERATOR,
+            nkeys.PREFIX_BYTE_ACCOUNT,
+            nkeys.PREFIX_BYTE_ACCOUNT,
+            nkeys.PREFIX_BYTE_USER,
+            nkeys.PREFIX_BYTE_USER,
+        )
+    )
+    limits = dict.fromkeys(
+        ("subs", "data", "payload", "imports", "exports", "conn", "leaf", "mem_storage", "disk_storage"), -1
+    )
+    limits |= {"wildcards": True, "streams": -1, "consumer": -1}
+    none = {key: 0 for key in limits if key.endswith("storage")}
+    accounts = {
+        system.name: operator.token(system, "account", limits=limits | none),
+        account.name: operator.token(account, "account", limits=limits),
+    }
+    port = free_port()
+    preload = ", ".join(f"{name}: {text}" for name, text in accounts.items())
+    (tmp_path / "nats.conf").write_text(
+        f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{tmp_path}/store" }}\n'
+        f"operator: {operator.token(operator, 'operator')}\nsystem_account: {system.name}\n"
+        f"resolver: MEMORY\nresolver_preload: {{ {preload} }}\n"
+    )
+    files = []
+    for who, signer in ((user, account), (stranger, stranger)):
+        text = signer.token(who, "user", subs=-1, data=-1, payload=-1)
+        path = tmp_path / f"{len(files)}.creds"
+        path.write_text(
+            f"-----BEGIN NATS USER JWT-----\n{text}\n------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{who.seed.decode()}\n------END USER NKEY SEED------\n"
+        )
+        files.append(path)
+    with (tmp_path / "nats.log").open("wb") as log:
+        process = subprocess.Popen([nats_binary(), "-c", str(tmp_path / "nats.conf")], stderr=log)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            break
+    yield f"nats://127.0.0.1:{port}", files[0], files[1]
+    process.terminate()
+    process.wait(10)
+
+
+async def test_nats_with_a_credentials_file(nats_with_accounts: tuple[str, Path, Path], tmp_path: Path) -> None:
+    url, ours, strangers = nats_with_accounts
+    text = f"nats: {{mode: external, servers: ['{url}'], credentials: {ours}}}"
+    settings = nats_settings(config(tmp_path, text))
+    sink = NatsSink(settings)
+    await sink.open()
+    assert await sink.write([trades(1, 30)], "a") == 30
+    await sink.close()
+    found = await stream_records(settings, "trades-data.>")
+    assert [record["sequence"] for record in found] == list(range(1, 31))
+    with pytest.raises(SinkUnavailable, match="Authorization"):
+        await NatsSink(NatsSettings((url,), credentials=strangers)).open()
+    missing = tmp_path / "missing.creds"
+    with pytest.raises(SinkUnavailable, match=r"missing\.creds"):
+        await NatsSink(NatsSettings((url,), credentials=missing)).open()
 
 
 @pytest.mark.parametrize("wrong", ["token", "authority"])
