@@ -225,7 +225,14 @@ class _Driver:
     async def run(self) -> str:
         """Drive until the socket ends, is given up or replaced; gives the reason."""
         self.start()
-        return await self._end
+        reason = await self._end
+        standby = self._standby
+        if self.replacement is None and standby is not None and not standby._end.done():
+            # This socket died before its replacement had caught up: that one is further on than a new one would be.
+            self.replacement = (standby._socket, standby._feed)
+            self._owner.last_error = reason
+            self._owner._log.info("replacing_early", reason=reason)
+        return reason
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -244,6 +251,9 @@ class _Driver:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Whoever goes on with this feed sends what is left.
+        while not self._sends.empty():
+            self._feed.actions.append(Send(self._sends.get_nowait()))
         if self._standby is not None:
             await self._standby.stop()
             if self.replacement is None:
@@ -287,8 +297,8 @@ class _Driver:
         rate = self._owner.venue.limits.messages_per_second
         pacer = Pacer(max(1, int(rate * 2)), 2.0)
         while True:
-            text = await self._sends.get()
             await pacer.wait()
+            text = await self._sends.get()
             try:
                 await self._socket.send(text)
             except ConnectionClosed:

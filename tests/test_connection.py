@@ -156,6 +156,22 @@ async def test_a_shutdown_notice_is_answered_by_a_replacement_without_a_hole(sim
     await session.stop()
 
 
+async def test_a_socket_that_dies_while_its_replacement_catches_up_leaves_it_the_streams(simulator: Simulator) -> None:
+    session = await session_of(simulator, "binance_spot")
+    slow = Fault("delay", "binance_spot", seconds=60, count=10**6)
+    simulator.wire.faults.append(slow)  # snapshots of the replacement's books do not come
+    simulator._houses["binance_spot"].notice()
+    await until(lambda: all(c.state == "replacing" for c in session.connections))
+    await until(lambda: all(b._standby is not None and b._standby._held for b in books_of(session)))
+    assert sum(connection.cut() for connection in session.connections) == len(session.connections)
+    await until(lambda: all(c.counts["replaced"] == 1 for c in session.connections))
+    simulator.wire.faults.remove(slow)
+    await until(lambda: is_live(session))
+    await check_against_truth(session, simulator)
+    assert [c.counts["connects"] for c in session.connections] == [2] * len(session.connections)
+    await session.stop()
+
+
 async def test_refused_sockets_and_failing_rest_are_retried_until_it_works(simulator: Simulator) -> None:
     session = await session_of(simulator, "binance_spot")
     simulator.wire.faults += [
