@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tracemalloc
 
-from marketprism_ray.book import Book
+from marketprism_ray.hot import Book
 from marketprism_ray.venue import WireLevel
 
 

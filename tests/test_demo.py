@@ -33,7 +33,7 @@ def check(verdict: dict[str, Any]) -> None:
     assert verdict["trades_emitted"] == verdict["trades_stored"] + verdict["missing_accounted"]
     assert verdict["missing_accounted"] == verdict["claimed_missing"]
     assert verdict["trades_emitted"] > 500
-    assert verdict["frames"] > 500
+    assert verdict["frames"] > 100, "frames of collectors that live, not of those killed with all who counted for them"
     assert verdict["latency_ms"]["p50"] > 0
 
 
@@ -59,5 +59,8 @@ def test_every_scenario_ends_with_nothing_silently_missing(scenario: str) -> Non
 
 
 @pytest.mark.ray
-def test_a_killed_sink_loses_and_doubles_nothing() -> None:
-    check(run("prove", "kill-clickhouse-sink", "--seconds", "8"))
+def test_killing_everything_at_once_loses_and_doubles_nothing() -> None:
+    verdict = run("prove", "kill-all", "--seconds", "10")
+    check(verdict)
+    assert verdict["gaps_repaired"] > 0
+    assert verdict["gaps_open"] == 0
