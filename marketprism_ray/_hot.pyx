@@ -199,20 +199,20 @@ cdef class Book:
     cdef bint change(self, bids, asks) except -1:
         cdef Py_ssize_t bid_count, ask_count
         try:
-            self.bids.apply(bids)
-            self.asks.apply(asks)
+            bid_count = self.side(self.bids, bids)
+            ask_count = self.side(self.asks, asks)
         except ValueError as error:
             raise BookError(f"a price or quantity is not a number: {error}") from error
-        bid_count = PyList_GET_SIZE(self.bids.rows)
-        ask_count = PyList_GET_SIZE(self.asks.rows)
-        if self.prune_at > 0:
-            if bid_count > self.prune_at:
-                self.pruned += self.bids.keep(self.most)
-                bid_count = self.most
-            if ask_count > self.prune_at:
-                self.pruned += self.asks.keep(self.most)
-                ask_count = self.most
         return bid_count and ask_count and self.bids.prices[bid_count - 1] >= -self.asks.prices[ask_count - 1]
+
+    cdef inline Py_ssize_t side(self, _Side side, levels) except -1:
+        cdef Py_ssize_t count
+        side.apply(levels)
+        count = PyList_GET_SIZE(side.rows)
+        if count > self.prune_at > 0:
+            self.pruned += side.keep(self.most)
+            count = self.most
+        return count
 
     @property
     def unknown_deletes(self):
