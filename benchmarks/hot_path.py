@@ -77,6 +77,8 @@ CASES = (
 )
 """Venue, name, recording, segment, channel."""
 RENUMBERED = 20_000
+READ = 100
+"""Frames between two looks at what is due."""
 
 
 def cases(folder: Path) -> list[Case]:
@@ -213,13 +215,14 @@ def ours(case: Case, *, rows: bool) -> float:
         feed.actions.clear()
         handle = feed.frame
         seconds = 0.0
-        for start in range(first, len(frames), 2_000):
-            part = frames[start : start + 2_000]
+        for start in range(first, len(frames), READ):
+            part = frames[start : start + READ]
             begin = time.perf_counter()
             for frame in part:
                 handle(frame, now)
             if rows:
-                batcher.drain(now, force=True)
+                # Closed at the limits of rows and bytes, as a busy collector does.
+                batcher.drain(now, force=start + READ >= len(frames))
             seconds += time.perf_counter() - begin
             if not rows:
                 for buffer in batcher._buffers:

@@ -409,6 +409,12 @@ cdef class BookIntake:
     cdef public long frames
     cdef public DeltaIntake sync
     cdef public object _decode
+    cdef public bint _keep_deltas
+    cdef public object _time_ns
+    cdef public object _deltas
+    cdef public list _owners
+    cdef public list _rows
+    cdef public list _received
 
     def frame(self, raw, received):
         """Decode and hand to the state machine."""
@@ -422,6 +428,14 @@ cdef class BookIntake:
                 self.sync.take(data, received)
         except DECODE_ERRORS as error:
             self._malformed(raw, error)
+
+    def delta(self, delta, previous, received):
+        """Keep an applied change."""
+        if self._keep_deltas:
+            self._owners.append(self)
+            self._rows.append((previous, delta, self._time_ns))
+            self._received.append(received)
+            self._deltas.bytes += 100 + 50 * (len(delta.bids) + len(delta.asks))
 
 
 # --- decimals --------------------------------------------------------------------------------------------------------
@@ -530,6 +544,42 @@ def trade_columns(list rows, long long time_ns):
         else:
             product[i] = <mp_uint128>price_9 * quantity_9
     return sequence_buffer, time_buffer, price_buffer, quantity_buffer, product_buffer if has_product else None
+
+
+def delta_columns(list rows):
+    """See ``columns.delta_columns``."""
+    cdef Py_ssize_t size = PyList_GET_SIZE(rows)
+    cdef list buffers = [PyBytes_FromStringAndSize(NULL, size * 8) for _ in range(4)]
+    cdef int64_t* times = <int64_t*>PyBytes_AS_STRING(buffers[0])
+    cdef int64_t* first = <int64_t*>PyBytes_AS_STRING(buffers[1])
+    cdef int64_t* last = <int64_t*>PyBytes_AS_STRING(buffers[2])
+    cdef int64_t* before = <int64_t*>PyBytes_AS_STRING(buffers[3])
+    cdef bytes flag_buffer = bytes((size + 7) // 8)
+    cdef unsigned char* flags = <unsigned char*>PyBytes_AS_STRING(flag_buffer)
+    cdef list bids = [None] * size
+    cdef list asks = [None] * size
+    cdef int64_t time, unit
+    cdef Py_ssize_t i
+    cdef tuple row
+    try:
+        for i in range(size):
+            row = <tuple><object>PyList_GET_ITEM(rows, i)
+            delta = row[1]
+            time = delta.time
+            unit = row[2]
+            if not 0 <= time < MOST / unit:
+                return None
+            times[i] = time * unit
+            first[i] = delta.first
+            last[i] = delta.last
+            before[i] = row[0]
+            if delta.is_snapshot:
+                flags[i >> 3] |= <unsigned char>(1 << (i & 7))
+            bids[i] = delta.bids
+            asks[i] = delta.asks
+    except (OverflowError, TypeError):
+        return None
+    return (*buffers, flag_buffer, bids, asks)
 
 
 def level_columns(list sides):

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from marketprism_ray.errors import FrameError, shorten
-from marketprism_ray.hot import level_columns, trade_columns
+from marketprism_ray.hot import delta_columns, level_columns, trade_columns
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Record
 from marketprism_ray.schemas import (
@@ -56,7 +56,8 @@ class BatchLimits:
     """When a batch is closed: whichever comes first."""
 
     rows: int = 2_000
-    bytes: int = 1 << 20
+    bytes: int = 1 << 18
+    """Estimated. Larger batches of books fall out of the processor's cache before they are closed."""
     age_s: float = 0.01
 
 
@@ -209,20 +210,45 @@ class DeltaBuffer(_Buffer):
 
     def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
         """Make columns of (previous id, delta, nanoseconds of its time unit)."""
-        deltas: list[Delta] = [row[1] for row in rows]
         instruments, index = _instruments(owners)
-        times = pa.array([delta.time * unit for _, delta, unit in rows], pa.int64()).cast(TIME)
+        times, first, last, previous, is_snapshot, bids, asks = self._columns(rows)
         return pa.RecordBatch.from_arrays(
             [
                 *_common(instruments, index, times, received, "stream"),
-                pa.array([delta.first for delta in deltas], pa.int64()),
-                pa.array([delta.last for delta in deltas], pa.int64()),
-                pa.array([row[0] for row in rows], pa.int64()),
-                pa.array([delta.is_snapshot for delta in deltas], pa.bool_()),
-                _levels([delta.bids for delta in deltas], instruments, index),
-                _levels([delta.asks for delta in deltas], instruments, index),
+                first,
+                last,
+                previous,
+                is_snapshot,
+                _levels(bids, instruments, index),
+                _levels(asks, instruments, index),
             ],
             schema=arrow_schema("orderbook_delta"),
+        )
+
+    @staticmethod
+    def _columns(rows: list[Any]) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array, pa.Array, list[Any], list[Any]]:
+        """Make the columns time, first, last and previous id, snapshot; then the levels of each row's bids and asks."""
+        buffers = delta_columns(rows)
+        if buffers is not None:
+            *numbers, bits, bids, asks = buffers
+            types = (TIME, pa.int64(), pa.int64(), pa.int64(), pa.bool_())
+            return (
+                *(
+                    pa.Array.from_buffers(kind, len(rows), [None, pa.py_buffer(buffer)])
+                    for kind, buffer in zip(types, (*numbers, bits), strict=True)
+                ),
+                bids,
+                asks,
+            )
+        deltas: list[Delta] = [row[1] for row in rows]
+        return (
+            pa.array([delta.time * unit for _, delta, unit in rows], pa.int64()).cast(TIME),
+            pa.array([delta.first for delta in deltas], pa.int64()),
+            pa.array([delta.last for delta in deltas], pa.int64()),
+            pa.array([row[0] for row in rows], pa.int64()),
+            pa.array([delta.is_snapshot for delta in deltas], pa.bool_()),
+            [delta.bids for delta in deltas],
+            [delta.asks for delta in deltas],
         )
 
 
@@ -365,7 +391,7 @@ def _instruments(owners: Sequence[Owner]) -> tuple[list[Instrument], npt.NDArray
         instruments.append(owner.instrument)
     if len(instruments) == 1:
         return instruments, np.zeros(len(owners), np.int64)
-    return instruments, np.fromiter((number[id(owner)] for owner in owners), np.int64, len(owners))
+    return instruments, np.fromiter(map(number.__getitem__, map(id, owners)), np.int64, len(owners))
 
 
 def _common(

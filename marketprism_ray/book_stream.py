@@ -39,6 +39,9 @@ class BookStream(BookIntake, Stream):
         self._keep = keep
         self._keep_deltas = keep_deltas
         self._deltas = batcher.deltas
+        self._owners = batcher.deltas.owners
+        self._rows = batcher.deltas.rows
+        self._received = batcher.deltas.received
         self._books = batcher.books
         self._open: tuple[str, int, int] | None = None
         self._decode = channel.codec.decode
@@ -119,15 +122,6 @@ class BookStream(BookIntake, Stream):
         self.sync.broken("malformed", shorten(error))
 
     # --- outputs of the state machine ---
-
-    def delta(self, delta: Delta, previous: int, received: int) -> None:
-        """Keep an applied change."""
-        if self._keep_deltas:
-            buffer = self._deltas
-            buffer.owners.append(self)
-            buffer.rows.append((previous, delta, self._time_ns))
-            buffer.received.append(received)
-            buffer.bytes += 100 + 50 * (len(delta.bids) + len(delta.asks))
 
     def fetch_snapshot(self, attempt: int) -> None:
         """Ask for a snapshot."""

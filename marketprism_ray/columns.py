@@ -39,6 +39,16 @@ def trade_columns(rows: list[Any], time_ns: int) -> tuple[bytes, bytes, bytes, b
     return None
 
 
+def delta_columns(
+    rows: list[tuple[int, Any, int]],
+) -> tuple[bytes, bytes, bytes, bytes, bytes, list[list[WireLevel]], list[list[WireLevel]]] | None:
+    """Give the buffers of book changes: time (ns), first, last and previous id, bits of snapshots; then bids and asks.
+
+    Rows are (previous id, delta, nanoseconds of its time unit). The numbers are ``int64``.
+    """
+    return None
+
+
 def level_columns(sides: list[list[WireLevel]]) -> tuple[bytes, bytes, bytes] | None:
     """Give the buffers of many sides: list offsets (``int32``), prices and quantities (``decimal128(38, 18)``)."""
     return None

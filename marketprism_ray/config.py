@@ -143,7 +143,7 @@ class Batch(_Section):
     """When a collector hands rows on: whichever comes first."""
 
     rows: PositiveInt = 2_000
-    bytes: PositiveInt = 1 << 20
+    bytes: PositiveInt = Field(1 << 18, description="estimated; 46 changed levels count as 2,400")
     age_s: PositiveFloat = 0.02
 
 

@@ -20,7 +20,7 @@ IS_COMPILED = _compiled is not None
 
 if TYPE_CHECKING or not IS_COMPILED:
     from marketprism_ray.book import Book
-    from marketprism_ray.columns import level_columns, number_text, trade_columns
+    from marketprism_ray.columns import delta_columns, level_columns, number_text, trade_columns
     from marketprism_ray.intake import BookIntake, Cut, DeltaIntake, FrameIntake, TradeIntake
 else:
     Book = _compiled.Book
@@ -29,6 +29,7 @@ else:
     DeltaIntake = _compiled.DeltaIntake
     FrameIntake = _compiled.FrameIntake
     TradeIntake = _compiled.TradeIntake
+    delta_columns = _compiled.delta_columns
     level_columns = _compiled.level_columns
     number_text = _compiled.number_text
     trade_columns = _compiled.trade_columns
@@ -41,6 +42,7 @@ __all__ = [
     "DeltaIntake",
     "FrameIntake",
     "TradeIntake",
+    "delta_columns",
     "level_columns",
     "number_text",
     "trade_columns",

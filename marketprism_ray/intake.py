@@ -157,11 +157,18 @@ class DeltaIntake:
 
 
 class BookIntake:
-    """Hands decoded book changes to the book that takes them."""
+    """Hands decoded book changes to the book that takes them, and keeps those that it applied."""
 
     frames: int
     sync: DeltaIntake
     _decode: Callable[[bytes], Any]
+    _keep_deltas: bool
+    _time_ns: int
+    _deltas: Any
+    """Buffer of changes; its lists stay the same."""
+    _owners: list[Any]
+    _rows: list[Any]
+    _received: list[int]
 
     def frame(self, raw: bytes, received: int) -> None:
         """Decode and hand to the state machine."""
@@ -171,6 +178,14 @@ class BookIntake:
                 self.sync.delta(delta, received)
         except DECODE_ERRORS as error:
             self._malformed(raw, error)
+
+    def delta(self, delta: Delta, previous: int, received: int) -> None:
+        """Keep an applied change."""
+        if self._keep_deltas:
+            self._owners.append(self)
+            self._rows.append((previous, delta, self._time_ns))
+            self._received.append(received)
+            self._deltas.bytes += 100 + 50 * (len(delta.bids) + len(delta.asks))
 
     def _malformed(self, raw: bytes, error: Exception) -> None:
         raise NotImplementedError

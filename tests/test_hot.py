@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from marketprism_ray import batching, book, columns, hot, intake
 from marketprism_ray.batching import Batcher
+from marketprism_ray.book_stream import BookStream
 from marketprism_ray.errors import BookError, FrameError
 from marketprism_ray.replay import unknown_instrument
 from marketprism_ray.trade_stream import TradeStream
-from marketprism_ray.venue import WireLevel
+from marketprism_ray.venue import Delta, WireLevel
 from marketprism_ray.venues import VENUES, binance
 
 compiled: Any = pytest.importorskip("marketprism_ray._hot") if hot.IS_COMPILED else None
@@ -178,8 +179,32 @@ def test_plain_numbers_take_the_short_way() -> None:
     assert compiled.level_columns([[WireLevel("1.5", "2")], [], [WireLevel("3", "0.000")]]) is not None
     assert compiled.level_columns([[WireLevel("1e5", "2")]]) is None
     assert compiled.level_columns([(WireLevel("1", "2"),)]) is None
+    deltas = [(n, Delta(n, n + 1, None, 1_700_000_000_000, [], [], n == 8), 1_000_000) for n in range(9)]
+    assert compiled.delta_columns(deltas)[4] == bytes([0, 1])
     product = Decimal(int.from_bytes(found[4][:16], "little")).scaleb(-18)
     assert product == Decimal("1.25") * Decimal("0.001")
+
+
+IDS = st.one_of(st.integers(-5, 2**45), st.integers(-(2**70), 2**70), st.none())
+
+
+@needs_compiled
+@given(
+    st.lists(
+        st.tuples(IDS, st.builds(Delta, IDS, IDS, IDS, IDS, LEVELS, LEVELS, st.booleans()), st.just(1_000_000)),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_columns_of_deltas_are_the_same(rows: list[tuple[int, Delta, int]]) -> None:
+    owner = BookStream(SPOT, channel("orderbook"), unknown_instrument(SPOT, "BTCUSDT"), Batcher("test", 0), keep=9)
+    buffer = Batcher("test", 0).deltas
+    arguments = ([owner] * len(rows), rows, [5] * len(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "delta_columns", columns.delta_columns)
+        expected = built(buffer.build, *arguments)
+        patch.setattr(batching, "delta_columns", compiled.delta_columns)
+        assert built(buffer.build, *arguments) == expected
 
 
 def frame(sequence: int) -> bytes:
