@@ -1,8 +1,9 @@
 """The collector actor: one `Session`, and the delivery of its batches to every sink.
 
-A batch is kept until every sink has acknowledged it. One call a sink is in flight and carries all that is pending, so
-batches grow by themselves when it is busy. What a call carried is sent again unchanged if its sink dies. A plain class;
-``cluster.py`` makes it an actor.
+A batch is kept until every sink has acknowledged it, in memory or, beyond a limit, on local disk; when that is full
+too the sockets are not read. One call a sink is in flight and carries all that is pending, so batches grow by
+themselves when it is busy. What a call carried is sent again unchanged if its sink dies. A plain class; ``cluster.py``
+makes it an actor.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ from marketprism_ray.errors import MarketPrismError
 from marketprism_ray.logs import configure
 from marketprism_ray.processes import settle_gc
 from marketprism_ray.session import Session, Shard, Watermark
+from marketprism_ray.spill import SEGMENT_BYTES, Place, Spill
 
 FLUSH_S = 0.005
 CALL_ROWS = 20_000
-"""Rows that one call carries at most."""
+CALL_BYTES = 32 << 20
+"""What one call carries at most."""
+KEPT_BYTES = 300
+"""What it takes to know of a batch on disk."""
 
 
 def _resident_bytes() -> int | None:
@@ -43,34 +48,89 @@ def _resident_bytes() -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+class Kept:
+    """A batch that not every sink has acknowledged."""
+
+    __slots__ = ("batch", "batch_id", "place", "rows", "size", "waiting")
+
+    def __init__(self, batch: Batch, waiting: int) -> None:
+        self.batch_id = batch.batch_id
+        self.rows = batch.data.num_rows
+        self.size = batch.data.nbytes
+        self.waiting = waiting
+        """Sinks that have not acknowledged it."""
+        self.batch: Batch | None = batch
+        """None while it is on disk."""
+        self.place: Place | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes of rows it takes here."""
+        return 0 if self.batch is None else self.size
+
+    def move(self, spill: Spill) -> bool:
+        """Put it on disk; False if that takes no more."""
+        if self.batch is not None:
+            self.place = spill.put(self.batch)
+            if self.place is not None:
+                self.batch = None
+        return self.batch is None
+
+
 class Lane:
     """The way to one sink."""
 
-    def __init__(self, kind: str, actor: str) -> None:
+    def __init__(self, kind: str, actor: str, spill: Spill) -> None:
         self.kind = kind
         self.actor = actor
-        self.pending: deque[Batch] = deque()
-        self.in_flight: list[Batch] = []
+        self.pending: deque[Kept] = deque()
+        self.in_flight: list[Kept] = []
         self.acknowledged = 0
         self.retries = 0
         self.rows = 0
         self.more = asyncio.Event()
+        self._spill = spill
+        self._load: list[Delivery] = []
 
-    def add(self, batch: Batch) -> None:
+    def add(self, kept: Kept) -> None:
         """Queue a batch."""
-        self.pending.append(batch)
-        self.rows += batch.data.num_rows
+        self.pending.append(kept)
+        self.rows += kept.rows
         self.more.set()
 
-    def load(self) -> list[Batch]:
-        """Give what the next call carries: the same as before if that was not acknowledged."""
+    def load(self) -> list[Delivery]:
+        """Give what the next call carries: the same as before if that was not acknowledged.
+
+        Raises
+        ------
+        OSError
+            If a batch cannot be read back from disk.
+        """
         if not self.in_flight:
-            rows = 0
-            while self.pending and rows < CALL_ROWS:
-                batch = self.pending.popleft()
-                rows += batch.data.num_rows
-                self.in_flight.append(batch)
-        return self.in_flight
+            rows = size = 0
+            while self.pending and rows < CALL_ROWS and size < CALL_BYTES:
+                kept = self.pending.popleft()
+                rows += kept.rows
+                size += kept.size
+                self.in_flight.append(kept)
+            self._load = [self._delivery(kept) for kept in self.in_flight]
+        return self._load
+
+    def _delivery(self, kept: Kept) -> Delivery:
+        batch = kept.batch
+        if batch is None:
+            assert kept.place is not None
+            batch = self._spill.get(kept.place)
+        return batch.batch_id, batch.data_type, batch.data, batch.watermarks
+
+    def unload(self) -> list[Kept]:
+        """Give what was carried, now that it is acknowledged."""
+        done, self.in_flight, self._load = self.in_flight, [], []
+        self.rows -= sum(kept.rows for kept in done)
+        self.acknowledged += len(done)
+        if not self.pending:
+            self.more.clear()
+        return done
 
 
 class Collector:
@@ -104,9 +164,13 @@ class Collector:
         # directory, a second system), and would be taken for repeats.
         self._run = secrets.token_hex(4)
         self._session = make_session(shard, config, collector=shard.name, epoch=epoch, resume=resume, share=share)
-        self._lanes = [Lane(kind, actor) for kind, actor in sinks.items()]
-        self._unacknowledged: dict[str, tuple[int, int]] = {}
+        limit = config.cluster.spill_bytes
+        self._spill = Spill(config.system.data_dir.absolute() / "spill", limit, segment_bytes=min(SEGMENT_BYTES, limit))
+        self._spilled_batches = 0
+        self._lanes = [Lane(kind, actor, self._spill) for kind, actor in sinks.items()]
+        self._unacknowledged = 0
         self._retained = 0
+        """Bytes of unacknowledged batches in memory."""
         self._paused = False
         self._lease_until = time.monotonic() + config.cluster.lease_s
         self._tasks: list[asyncio.Task[None]] = []
@@ -169,18 +233,22 @@ class Collector:
             self._collect(self._session.drain())
 
     def _collect(self, batches: list[Batch]) -> None:
-        for made in batches:
-            batch = replace(made, batch_id=f"{made.batch_id}/{self._run}")
-            size = batch.data.nbytes
-            self._unacknowledged[batch.batch_id] = (len(self._lanes), size)
-            self._retained += size
-            for lane in self._lanes:
-                lane.add(batch)
         limit = self._config.cluster.retention_bytes
-        if not self._paused and self._retained > limit:
+        for made in batches:
+            kept = Kept(replace(made, batch_id=f"{made.batch_id}/{self._run}"), len(self._lanes))
+            if self._retained + kept.memory > limit and kept.move(self._spill):
+                if not self._spilled_batches:
+                    self._log.warning("spilling", folder=str(self._spill.folder), retained_bytes=self._retained)
+                self._spilled_batches += 1
+            self._unacknowledged += 1
+            self._retained += kept.memory
+            for lane in self._lanes:
+                lane.add(kept)
+        # Either the disk took no more, or so much is there that to know of it takes as much memory again.
+        if not self._paused and max(self._retained, self._spilled_batches * KEPT_BYTES) > limit:
             self._paused = True
             self._session.pause()
-            self._log.warning("reading_paused", retained_bytes=self._retained)
+            self._log.warning("reading_paused", retained_bytes=self._retained, spill=self._spill.error)
         elif self._paused and self._retained < limit // 2:
             self._paused = False
             self._session.resume()
@@ -191,13 +259,12 @@ class Collector:
         while self._state != "lapsed":
             if not lane.in_flight:
                 await lane.more.wait()
-            load = lane.load()
-            deliveries: list[Delivery] = [(b.batch_id, b.data_type, b.data, b.watermarks) for b in load]
+            deliveries = lane.load()
             try:
                 handle = handle or self._cluster.find(lane.actor)
                 if handle is None:
                     raise ActorGone(f"{lane.actor} is not there")
-                acknowledged = await self._cluster.call(handle, "take", self.shard.name, self.epoch, deliveries)
+                await self._cluster.call(handle, "take", self.shard.name, self.epoch, deliveries)
             except ActorGone:
                 handle = None
                 lane.retries += 1
@@ -208,21 +275,21 @@ class Collector:
                 self._log.warning("refused", error=str(error))
                 await self._session.stop()
                 return
-            self._acknowledge(lane, acknowledged)
+            for kept in lane.unload():
+                self._acknowledged(kept)
 
-    def _acknowledge(self, lane: Lane, ids: list[str]) -> None:
-        lane.rows -= sum(batch.data.num_rows for batch in lane.in_flight)
-        lane.in_flight = []
-        if not lane.pending:
-            lane.more.clear()
-        for batch_id in ids:
-            left, size = self._unacknowledged[batch_id]
-            lane.acknowledged += 1
-            if left == 1:
-                del self._unacknowledged[batch_id]
-                self._retained -= size
-            else:
-                self._unacknowledged[batch_id] = (left - 1, size)
+    def _acknowledged(self, kept: Kept) -> None:
+        """Give back what every sink has."""
+        kept.waiting -= 1
+        if kept.waiting:
+            return
+        self._unacknowledged -= 1
+        self._retained -= kept.memory
+        if kept.place is not None:
+            self._spill.free(kept.place)
+            self._spilled_batches -= 1
+            if not self._spilled_batches:
+                self._log.info("spill_delivered")
         if not self._unacknowledged:
             self._flushed.set()
 
@@ -237,9 +304,10 @@ class Collector:
             try:
                 await asyncio.wait_for(self._flushed.wait(), timeout_s)
             except TimeoutError:
-                self._log.warning("drain_incomplete", batches=len(self._unacknowledged))
+                self._log.warning("drain_incomplete", batches=self._unacknowledged)
         for task in self._tasks:
             task.cancel()
+        self._spill.close()
         self._state = "stopped"
         return not self._unacknowledged
 
@@ -259,6 +327,7 @@ class Collector:
             "state": self._state,
             "error": self._error,
             "retained_bytes": self._retained,
+            "spilled_bytes": self._spill.bytes,
             "resident_bytes": _resident_bytes(),
             "paused": self._paused,
             "lanes": {lane.kind: {"rows": lane.rows, "retries": lane.retries} for lane in self._lanes},

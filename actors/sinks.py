@@ -112,8 +112,8 @@ class SinkActor:
                     attempt += 1
         return True
 
-    async def take(self, collector: str, epoch: int, deliveries: list[Delivery]) -> list[str]:
-        """Write batches; gives the ids that are durable now: all of them.
+    async def take(self, collector: str, epoch: int, deliveries: list[Delivery]) -> None:
+        """Write batches; returns when all of them are durable.
 
         Raises
         ------
@@ -128,7 +128,6 @@ class SinkActor:
             await asyncio.gather(*(waiting.written for waiting in written if waiting is not None))
         finally:
             self._pending -= 1
-        return [delivery[0] for delivery in deliveries]
 
     def _queue(self, delivery: Delivery, collector: str, epoch: int) -> Waiting | None:
         """Queue a batch; one that is written already needs nothing, one that waits already waits once."""

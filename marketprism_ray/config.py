@@ -16,7 +16,16 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
 from marketprism_ray.errors import ConfigError
 from marketprism_ray.records import RECORDS
@@ -156,7 +165,10 @@ class Cluster(_Section):
     dashboard: bool = False
     streams_per_collector: PositiveInt = Field(400, description="streams one collector actor takes on")
     batch: Batch = Batch()
-    retention_bytes: PositiveInt = Field(256 << 20, description="unacknowledged batches a collector keeps")
+    retention_bytes: PositiveInt = Field(256 << 20, description="unacknowledged batches a collector keeps in memory")
+    spill_bytes: NonNegativeInt = Field(
+        2 << 30, description="further ones it keeps on local disk (`data_dir/spill`); then it stops reading"
+    )
     lease_s: PositiveFloat = Field(10.0, description="a collector that has not heard the coordinator for this stops")
     step_s: PositiveFloat = Field(1.0, description="period of the control loop")
 

@@ -34,7 +34,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("marketprism_books_live", "gauge", ("venue", "collector"), "books_live", "books that answer now"),
     Metric("marketprism_books", "gauge", ("venue", "collector"), "books", "books wanted"),
     Metric(
-        "marketprism_retained_bytes", "gauge", ("venue", "collector"), "retained_bytes", "rows not yet acknowledged"
+        "marketprism_retained_bytes", "gauge", ("venue", "collector"), "retained_bytes", "unacknowledged rows in memory"
+    ),
+    Metric(
+        "marketprism_spilled_bytes",
+        "gauge",
+        ("venue", "collector"),
+        "spilled_bytes",
+        "unacknowledged rows on local disk",
     ),
     Metric("marketprism_sink_rows", "counter", ("sink",), "rows", "rows written durably"),
     Metric("marketprism_sink_writes", "counter", ("sink",), "writes", "inserts or publishes of a batch"),

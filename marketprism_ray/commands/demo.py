@@ -44,6 +44,7 @@ SCENARIOS = {
     "kill-nats-server": "SIGKILL to nats-server; its supervisor starts it again",
     "kill-coordinator": "SIGKILL to the coordinator's process, then to a collector's",
     "kill-all": "SIGKILL to coordinator, sinks, collectors and both servers at once, as when a machine goes down",
+    "stall-servers": "nats-server and ClickHouse stop answering for a while; collectors keep what comes on local disk",
     "disconnect": "every socket of one venue is cut",
     "drop-delta": "book changes of two venues are lost on the wire",
 }
@@ -180,6 +181,22 @@ class Drill:
             os.kill(pid, signal.SIGKILL)
         self._note(f"coordinator, {len(actors) - 1} sinks and collectors, nats-server and ClickHouse killed")
 
+    def stall_servers(self) -> None:
+        """Stop both servers' processes, as an overloaded disk would."""
+        self._signal_servers(signal.SIGSTOP)
+        self._note("nats-server and ClickHouse stopped")
+
+    def continue_servers(self) -> None:
+        """Let them go on."""
+        spilled = sum(collector.get("spilled_bytes", 0) for collector in self._system.status()["collectors"])
+        self._signal_servers(signal.SIGCONT)
+        self._note(f"both go on; {spilled / 1024:,.0f} KiB had been kept on local disk")
+
+    def _signal_servers(self, number: signal.Signals) -> None:
+        servers = self._system.servers.state()
+        for name in ("nats", "clickhouse"):
+            os.kill(servers[name]["pid"], number)
+
     def disconnect(self) -> None:
         """Cut the sockets of the last venue."""
         venue = self._simulator.venues[-1]
@@ -196,6 +213,8 @@ class Drill:
         """Give (part of the run, what to do)."""
         if chaos:
             return [(0.35, self.kill_collector), (0.6, self.disconnect)]
+        if name == "stall-servers":
+            return [(0.2, self.stall_servers), (0.7, self.continue_servers)]
         single = {
             "kill-collector": self.kill_collector,
             "kill-clickhouse-sink": self.kill_sink,
@@ -208,8 +227,9 @@ class Drill:
         return [] if name is None else [(0.4, single[name])]
 
 
-def demo_config(simulator: SimulatorProcess, data_dir: Path) -> Config:
+def demo_config(simulator: SimulatorProcess, data_dir: Path, scenario: str | None) -> Config:
     """Give the configuration of a demo."""
+    little = {"cluster": {"retention_bytes": 512 << 10}} if scenario == "stall-servers" else {}
     exchanges = {
         venue: {
             "symbols": ["*"],
@@ -219,7 +239,8 @@ def demo_config(simulator: SimulatorProcess, data_dir: Path) -> Config:
         }
         for venue, urls in simulator.endpoints.items()
     }
-    return validate({"system": {"data_dir": str(data_dir), "log_level": "error"}, "exchanges": exchanges}, "demo")
+    system = {"data_dir": str(data_dir), "log_level": "error"}
+    return validate({"system": system, "exchanges": exchanges, **little}, "demo")
 
 
 def run(*, seconds: float, rate: float, scenario: str | None, chaos: bool, quiet: bool, keep: Path | None) -> Verdict:
@@ -234,7 +255,7 @@ def run(*, seconds: float, rate: float, scenario: str | None, chaos: bool, quiet
         data_dir = keep or Path(temporary)
         with SimulatorProcess(SIMULATED, rate=rate) as simulator:
             console.print("starting simulated venues, NATS, ClickHouse and Ray ...", style="dim")
-            system = System(demo_config(simulator, data_dir))
+            system = System(demo_config(simulator, data_dir, scenario))
             system.start()
             latency = Latency(system.settings["nats"])
             freshness = Freshness(system.settings["clickhouse"])
@@ -256,6 +277,7 @@ def run(*, seconds: float, rate: float, scenario: str | None, chaos: bool, quiet
                 console.print("stopping the market, comparing with the truth ledger ...", style="dim")
                 simulator.pause()
                 system.wait_live()
+                _wait_delivered(system)
                 store = Store(system.settings["clickhouse"])
                 wait_for_quiet(simulator, store)
                 status = system.status()
@@ -270,6 +292,16 @@ def run(*, seconds: float, rate: float, scenario: str | None, chaos: bool, quiet
                 freshness.stop() if freshness.is_alive() else None
                 system.stop()
     return verdict
+
+
+def _wait_delivered(system: Any, limit_s: float = 60.0) -> None:
+    """Wait until every sink has acknowledged what the collectors had for it; else the verdict says what is missing."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        lanes = [lane for collector in system.status()["collectors"] for lane in collector.get("lanes", {}).values()]
+        if lanes and not any(lane["rows"] for lane in lanes):
+            return
+        time.sleep(0.2)
 
 
 def _watch(
@@ -398,6 +430,7 @@ def prove(scenario: str, seconds: float, rate: float, as_json: bool, data_dir: P
       kill-nats-server      SIGKILL to nats-server
       kill-coordinator      SIGKILL to the coordinator, then to a collector
       kill-all              SIGKILL to coordinator, sinks, collectors and both servers
+      stall-servers         both servers stop answering for half the time
       disconnect            every socket of one venue is cut
       drop-delta            book changes are lost on the wire
 

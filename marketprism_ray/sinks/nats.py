@@ -2,11 +2,16 @@
 
 Each publish asks for its acknowledgement on an inbox of our own; a whole window is in flight at once. What was not
 acknowledged in time is sent again with the same ``Nats-Msg-Id``, so the server keeps one.
+
+A client whose publishes go unanswered is given up for a new one: the loops of ``nats-py`` can end without a word and
+leave it connected and deaf (nats.py issue 624; the same comes of a PONG that arrives after ``flush`` has timed out,
+which is why nothing here flushes).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 import time
@@ -102,6 +107,10 @@ async def connect(settings: NatsSettings, **more: Any) -> Any:
         raise SinkUnavailable(f"NATS at {', '.join(settings.servers)}: {why}") from error
 
 
+class NoAnswer(TimeoutError):
+    """Nothing at all was acknowledged for long: it is not one message that was lost."""
+
+
 class _Call:
     """One write under way: several may be, and each waits for its own acknowledgements."""
 
@@ -123,6 +132,7 @@ class NatsSink:
         self._unacknowledged: dict[str, _Call] = {}
         self._progress = asyncio.Event()
         self._number = 0
+        self._opening = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect, create or update the stream."""
@@ -130,8 +140,8 @@ class NatsSink:
         async def note(error: Exception) -> None:
             log.debug("nats_error", error=f"{type(error).__name__}: {error}")
 
-        self._client = await connect(self.settings, error_cb=note)
         settings = self.settings
+        client = await connect(settings, error_cb=note)
         config = StreamConfig(
             name=settings.stream,
             subjects=stream_subjects(settings.preset),
@@ -144,20 +154,38 @@ class NatsSink:
             num_replicas=settings.replicas,
             duplicate_window=settings.duplicate_window_s,
         )
-        stream = self._client.jetstream(timeout=5)
+        stream = client.jetstream(timeout=5)
         try:
             try:
                 await stream.add_stream(config)
             except nats.js.errors.BadRequestError:
                 await stream.update_stream(config)
+            self._inbox = client.new_inbox()
+            await client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
         except (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
             text = f"NATS: stream {settings.stream}: {type(error).__name__}: {error}"
             if getattr(error, "err_code", None) == NO_STORAGE:
                 text += f"; nats.max_bytes is {settings.max_bytes:,}: lower it, or give the server more disk"
-            await self._client.close()
+            await client.close()
             raise SinkUnavailable(text) from error
-        self._inbox = self._client.new_inbox()
-        await self._client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
+        self._client = client
+
+    async def _connected(self) -> Any:
+        """Give the client; one that was given up is replaced first."""
+        async with self._opening:
+            if self._client is None:
+                await self.open()
+            if not self._client.is_connected:
+                raise SinkUnavailable("NATS: not connected")
+            return self._client
+
+    async def _give_up(self, client: Any) -> None:
+        """Close a client that does not answer; the next write makes a new one."""
+        if client is self._client:
+            self._client = None
+            log.warning("nats_gives_no_answer", seconds=ACK_TIMEOUT_S)
+            with contextlib.suppress(OSError, TimeoutError, nats.errors.Error):
+                await asyncio.wait_for(client.close(), ACK_TIMEOUT_S)
 
     async def _acknowledged(self, message: Any) -> None:
         number = message.subject.rpartition(".")[2]
@@ -178,20 +206,19 @@ class NatsSink:
 
     async def write(self, batches: Sequence[pa.RecordBatch], token: str) -> int:
         """Publish every row; gives the rows the server had not seen. Calls may overlap."""
-        if self._client is None or not self._client.is_connected:
-            raise SinkUnavailable("NATS: not connected")
+        client = await self._connected()
         whole = batches if len(batches) == 1 else pa.Table.from_batches(batches).combine_chunks().to_batches()
         rows = duplicates = 0
         for batch in whole:
             rows += batch.num_rows
-            duplicates += await self._publish(batch)
+            duplicates += await self._publish(client, batch)
         return rows - duplicates
 
-    async def _publish(self, batch: pa.RecordBatch) -> int:
+    async def _publish(self, client: Any, batch: pa.RecordBatch) -> int:
         subject = subjects(batch, self.settings.preset).to_pylist()
         identity = message_ids(batch).to_pylist()
         payload = [text.encode() for text in json_rows(batch).to_pylist()]
-        limit = self._client.max_payload
+        limit = client.max_payload
         for i, body in enumerate(payload):
             if len(body) > limit:
                 raise BadBatch(f"NATS: {subject[i]}: a message of {len(body)} bytes, the server takes {limit}")
@@ -200,8 +227,7 @@ class NatsSink:
             for i in range(len(payload)):
                 while len(self._unacknowledged) >= self.settings.window:
                     await self._wait()
-                await self._send(call, subject[i], identity[i], payload[i], i)
-            await self._client.flush(timeout=ACK_TIMEOUT_S)
+                await self._send(client, call, subject[i], identity[i], payload[i], i)
             left, since = len(call.rows), time.monotonic()
             while call.rows:
                 await self._wait()
@@ -210,6 +236,8 @@ class NatsSink:
                 elif time.monotonic() - since > ACK_TIMEOUT_S:
                     raise TimeoutError(f"{left} of {len(payload)} messages not acknowledged")
         except (OSError, TimeoutError, nats.errors.Error) as error:
+            if isinstance(error, NoAnswer):
+                await self._give_up(client)
             raise SinkUnavailable(f"NATS: {type(error).__name__}: {error}") from error
         finally:
             for number in call.rows:
@@ -219,24 +247,26 @@ class NatsSink:
             raise SinkUnavailable(f"NATS: {subject[row]}: {text} ({len(call.errors)} rows)")
         return call.duplicates
 
-    async def _send(self, call: _Call, subject: str, identity: str, payload: bytes, row: int) -> None:
+    async def _send(self, client: Any, call: _Call, subject: str, identity: str, payload: bytes, row: int) -> None:
         self._number += 1
         number = str(self._number)
         self._unacknowledged[number] = call
         call.rows[number] = row
-        await self._client.publish(subject, payload, reply=f"{self._inbox}.{number}", headers={"Nats-Msg-Id": identity})
+        await client.publish(subject, payload, reply=f"{self._inbox}.{number}", headers={"Nats-Msg-Id": identity})
 
     async def _wait(self) -> None:
-        await asyncio.wait_for(self._progress.wait(), ACK_TIMEOUT_S)
+        try:
+            await asyncio.wait_for(self._progress.wait(), ACK_TIMEOUT_S)
+        except TimeoutError as error:
+            raise NoAnswer(f"no acknowledgement for {ACK_TIMEOUT_S:g} s") from error
 
     async def last(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[int, int]]:
         """Read the last message of each stream's subject.
 
         Where that is a row fetched later from the venue's history, it does not say how far the stream came.
         """
-        if self._client is None or not self._client.is_connected:
-            raise SinkUnavailable("NATS: not connected")
-        context = self._client.jetstream(timeout=ACK_TIMEOUT_S)
+        client = await self._connected()
+        context = client.jetstream(timeout=ACK_TIMEOUT_S)
         found: dict[StreamId, tuple[int, int]] = {}
         for stream in streams:
             try:
