@@ -269,7 +269,7 @@ async def test_a_sink_says_how_far_streams_came_before_it(
 
 async def test_an_absent_server_does_not_say_how_far_streams_came() -> None:
     for sink in (ClickHouseSink(ClickHouseSettings("127.0.0.1", 9)), NatsSink(NatsSettings(("nats://127.0.0.1:9",)))):
-        with pytest.raises(SinkUnavailable, match="not connected|127.0.0.1:9: "):
+        with pytest.raises(SinkUnavailable, match=r"not connected|127\.0\.0\.1:9: "):
             await sink.last([STREAM])
 
 

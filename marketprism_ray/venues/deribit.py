@@ -24,7 +24,7 @@ from marketprism_ray.amounts import base_and_quote, common, figure, number, perc
 from marketprism_ray.errors import FrameError, RateLimited, TransportError, VenueError, shorten
 from marketprism_ray.hot import Cut, number_text
 from marketprism_ray.instruments import Instrument, MarketType, canonical_symbol
-from marketprism_ray.records import Record, Source
+from marketprism_ray.records import Record, Side, Source
 from marketprism_ray.venue import (
     MS,
     Ack,
@@ -68,7 +68,7 @@ class Trade(msgspec.Struct, gc=False):
     trade_id: str
     number: Decimal = msgspec.field(name="price")
     amount: Decimal
-    direction: str
+    direction: Side
     time: int = msgspec.field(name="timestamp")
     liquidation: str | None = None
 
@@ -303,9 +303,6 @@ def _trades(raw: bytes) -> Any:
 
 
 def _is_buyer_maker(trades: Sequence[Trade]) -> list[bool]:
-    for row in trades:
-        if row.direction not in ("buy", "sell"):
-            raise FrameError(f"direction {row.direction!r} is neither buy nor sell")
     return [row.direction == "sell" for row in trades]
 
 

@@ -33,7 +33,7 @@ from marketprism_ray.amounts import (
 from marketprism_ray.errors import FrameError, RateLimited, TransportError, VenueError, shorten
 from marketprism_ray.hot import Cut
 from marketprism_ray.instruments import Instrument, MarketType, canonical_symbol
-from marketprism_ray.records import Record, Source
+from marketprism_ray.records import Record, Side, Source
 from marketprism_ray.venue import (
     MS,
     Ack,
@@ -74,7 +74,7 @@ class Trade(msgspec.Struct, gc=False):
     sequence: int = msgspec.field(name="tradeId")
     price: str = msgspec.field(name="px")
     quantity: str = msgspec.field(name="sz")
-    side: str
+    side: Side
     time: int = msgspec.field(name="ts")
     count: int = 1
 
@@ -172,7 +172,7 @@ class OpenInterest(msgspec.Struct, gc=False):
 class LiquidationDetail(msgspec.Struct, gc=False):
     """One forced order."""
 
-    side: str
+    side: Side
     bkPx: str
     sz: str
     ts: int
@@ -270,11 +270,7 @@ _decode_instruments = msgspec.json.Decoder(_Instruments).decode
 
 
 def _is_buyer_maker(trades: Sequence[Trade]) -> list[bool]:
-    makers = [trade.side == "sell" for trade in trades]
-    for trade in trades:
-        if trade.side not in ("buy", "sell"):
-            raise FrameError(f"side {trade.side!r} is neither buy nor sell")
-    return makers
+    return [trade.side == "sell" for trade in trades]
 
 
 def _fills(trades: Sequence[Trade]) -> list[int]:
@@ -440,14 +436,12 @@ def _liquidations(row: Liquidations, instrument: Instrument, received: int, sour
     """``bkPx`` is the price at which the position was bankrupt. There is no id: the content is one."""
     found = []
     for detail in row.details:
-        if detail.side not in ("buy", "sell"):
-            raise FrameError(f"side {detail.side!r} is neither buy nor sell")
         quantity, value = base_and_quote(instrument, detail.sz, detail.bkPx)
         found.append(
             records.Liquidation(
                 **common(instrument, detail.ts * MS, received, source),
                 liquidation_id=f"{detail.ts}-{detail.side}-{detail.sz}-{detail.bkPx}",
-                side="sell" if detail.side == "sell" else "buy",
+                side=detail.side,
                 price=detail.bkPx,
                 quantity=quantity,
                 value=value,
