@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,8 @@ class System:
         found: dict[str, Any] = self.call("status")
         return found
 
-    def wait_live(self, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Wait until every collector runs and every book is live.
+    def wait_live(self, timeout_s: float = 60.0, ended: threading.Event | None = None) -> dict[str, Any]:
+        """Wait until every collector runs and every book is live, or ``ended`` is set.
 
         Raises
         ------
@@ -154,16 +155,17 @@ class System:
             If that takes longer; says what was missing.
         """
         deadline = time.monotonic() + timeout_s
+        ended = ended or threading.Event()
         while True:
             status = self.status()
             collectors = status["collectors"]
-            if status["planned"] and collectors and all(_is_live(c) for c in collectors):
+            if (status["planned"] and collectors and all(_is_live(c) for c in collectors)) or ended.is_set():
                 return status
             if time.monotonic() > deadline:
                 waiting = [f"{c['name']} {c['state']}" for c in collectors if not _is_live(c)]
                 reasons = "; ".join([*waiting, *(f"{k}: {v}" for k, v in status["errors"].items())])
                 raise MarketPrismError(f"not everything came up within {timeout_s:g} s: {reasons or 'no plan yet'}")
-            time.sleep(0.2)
+            ended.wait(0.2)
 
     def stop(self) -> bool:
         """Drain, end actors, Ray and servers; True if everything was delivered."""

@@ -12,14 +12,16 @@ import os
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    FilePath,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -33,6 +35,10 @@ from marketprism_ray.venues import VENUES
 
 ENVIRONMENT_PREFIX = "MARKETPRISM_"
 SECRETS = {("nats", "password"), ("nats", "token"), ("clickhouse", "password"), ("networking", "proxy_password")}
+
+
+ExistingFile = Annotated[FilePath, AfterValidator(Path.absolute)]
+"""A file that is there; actors have a working directory of their own."""
 
 
 class _Section(BaseModel):
@@ -119,8 +125,8 @@ class Nats(_Section):
     replicas: int = Field(1, ge=1, le=5)
     duplicate_window_s: PositiveFloat = 120.0
     window: PositiveInt = Field(500, description="publishes that wait for their acknowledgement")
-    tls_ca: Path | None = None
-    credentials: Path | None = None
+    tls_ca: ExistingFile | None = Field(None, description="certificate of the authority, if it is not a public one")
+    credentials: ExistingFile | None = Field(None, description="file with JWT and seed")
     user: str | None = None
     password: str | None = Field(None, description="from MARKETPRISM_NATS__PASSWORD only")
     token: str | None = Field(None, description="from MARKETPRISM_NATS__TOKEN only")
@@ -134,7 +140,7 @@ class ClickHouse(_Section):
     port: int = Field(0, ge=0, le=65535, description="0 takes a free one (embedded) or 8123 (external)")
     database: str = Field("marketprism", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     secure: bool = Field(False, description="HTTPS")
-    tls_ca: Path | None = Field(None, description="certificate of the authority, if it is not a public one")
+    tls_ca: ExistingFile | None = Field(None, description="certificate of the authority, if it is not a public one")
     user: str = "default"
     password: str | None = Field(None, description="from MARKETPRISM_CLICKHOUSE__PASSWORD only")
     ttl_days: int | None = Field(None, description="rows older than this are dropped; unset keeps them")

@@ -56,8 +56,9 @@ def up(file: Path, wait: float) -> None:
         click.echo(f"ClickHouse http://{system.settings['clickhouse'].host}:{system.settings['clickhouse'].port}")
         click.echo(f"look with: marketprism status --data-dir {config.system.data_dir}")
         try:
-            system.wait_live(wait)
-            click.echo("everything is live")
+            system.wait_live(wait, ended)
+            if not ended.is_set():
+                click.echo("everything is live")
         except MarketPrismError as error:
             click.echo(f"{error}; going on trying", err=True)
         while not ended.wait(1.0):
