@@ -172,7 +172,7 @@ class System:
         whole = False
         if self._coordinator is not None:
             try:
-                whole = bool(self.call("stop", timeout_s=120))
+                whole = bool(self.call("stop", timeout_s=660))
             except (MarketPrismError, ray.exceptions.RayError):
                 whole = False
             self._cluster.kill(self._coordinator)

@@ -9,6 +9,7 @@ makes it an actor.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import time
@@ -245,11 +246,12 @@ class Collector:
             for lane in self._lanes:
                 lane.add(kept)
         # Either the disk took no more, or so much is there that to know of it takes as much memory again.
-        if not self._paused and max(self._retained, self._spilled_batches * KEPT_BYTES) > limit:
+        held = max(self._retained, self._spilled_batches * KEPT_BYTES)
+        if not self._paused and held > limit:
             self._paused = True
             self._session.pause()
             self._log.warning("reading_paused", retained_bytes=self._retained, spill=self._spill.error)
-        elif self._paused and self._retained < limit // 2:
+        elif self._paused and held < limit // 2:
             self._paused = False
             self._session.resume()
             self._log.info("reading_resumed")
@@ -294,17 +296,24 @@ class Collector:
             self._flushed.set()
 
     async def stop(self, timeout_s: float = 20.0) -> bool:
-        """Stop reading, deliver what there is; True if every sink has acknowledged all of it."""
+        """Stop reading, deliver what there is; True if every sink has acknowledged all of it.
+
+        Parameters
+        ----------
+        timeout_s : give up when nothing more has been acknowledged for so long
+        """
         if self._state == "live":
             self._state = "draining"
             await self._session.stop()
             self._collect(self._session.drain(force=True))
         self._flushed.clear()
-        if self._unacknowledged and self._state != "lapsed":
-            try:
+        left = -1
+        while self._unacknowledged and self._unacknowledged != left and self._state != "lapsed":
+            left = self._unacknowledged
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._flushed.wait(), timeout_s)
-            except TimeoutError:
-                self._log.warning("drain_incomplete", batches=self._unacknowledged)
+        if self._unacknowledged:
+            self._log.warning("drain_incomplete", batches=self._unacknowledged)
         for task in self._tasks:
             task.cancel()
         self._spill.close()

@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import structlog
@@ -40,6 +40,11 @@ from marketprism_ray.venues import VENUES
 SINKS = ("clickhouse", "nats")
 START_S = 60.0
 CALL_S = 30.0
+STOP_S = 600.0
+"""A collector delivers what it keeps while a server takes it, and gives up by itself when none does."""
+HELD_BYTES = 16 << 20
+TELL_S = 2.0
+"""A successor waits this long for the rows about its predecessor, so that they come first where the servers answer."""
 
 
 class Actor:
@@ -99,6 +104,7 @@ class Coordinator:
         self._sinks = {kind: Actor(actor_name(config.system.name, "sink", kind), kind) for kind in SINKS}
         self._watermarks: dict[str, dict[str, dict[str, Watermark]]] = {}
         self._busy: set[str] = set()
+        self._telling: set[asyncio.Task[None]] = set()
         self._errors: dict[str, str] = {}
         self.story: deque[str] = deque(maxlen=100)
         self._restore()
@@ -335,12 +341,18 @@ class Coordinator:
             case StartCollector(shard, epoch, after_loss):
                 self._background(shard.name, self._start_collector(shard, epoch, after_loss))
             case StopCollector(name, reason):
-                self._background(name, self._stop_collector(name, reason))
+                if name not in self._shards or not self._holds_much(self._actors[name]):
+                    self._background(name, self._stop_collector(name, reason))
             case Kill(name, reason):
                 actor = self._sinks.get(name) or self._actors[name]
                 if actor.handle is not None:
                     self._cluster.kill(actor.handle)
                 self._lost(actor, reason)
+
+    def _holds_much(self, actor: Actor) -> bool:
+        """Tell whether a server is behind: a collector's new streams wait until it has taken what there is."""
+        found = actor.status
+        return bool(found.get("spilled_bytes")) or found.get("retained_bytes", 0) > HELD_BYTES
 
     def _start_sink(self, actor: Actor) -> None:
         config = self._config
@@ -375,9 +387,8 @@ class Coordinator:
             actor = self._actors[shard.name] = Actor(self._collector_name(shard.name), "collector")
             actor.epoch = self._retired.pop(shard.name, 0)
         epoch = max(epoch, actor.epoch + 1)
-        resume = await self._fence(shard, epoch)
-        if after_loss and resume:
-            await self._open_gaps(shard, epoch, resume)
+        resume, unknown = await self._fence(shard, epoch)
+        await self._open_gaps(shard, epoch, resume if after_loss else {}, unknown)
         stale = self._cluster.find(actor.name)
         if stale is not None:
             self._cluster.kill(stale)
@@ -399,24 +410,39 @@ class Coordinator:
             raise
         actor.state, actor.heard = "alive", time.monotonic_ns()
 
-    async def _fence(self, shard: Shard, epoch: int) -> dict[str, Watermark]:
-        """Shut the older epochs out of every sink; gives how far all of them are durable."""
+    async def _fence(self, shard: Shard, epoch: int) -> tuple[dict[str, Watermark], set[str]]:
+        """Shut the older epochs out of every sink; gives how far all of them are durable, and where that is not known.
+
+        The least of the sinks is safe for all; a sink that has never had a stream does not count.
+        """
         name = shard.name
-        places = _places(shard)
+        places = _places(shard, deltas=self._config.exchanges[shard.venue].orderbook.deltas)
+        known = self._watermarks.setdefault(name, {})
+        unknown: set[str] = set()
         for kind, sink in self._sinks.items():
             if sink.handle is not None:
-                marks = await self._cluster.call(sink.handle, "fence", name, epoch, places, timeout_s=CALL_S)
-                self._watermarks.setdefault(name, {}).setdefault(kind, {}).update(marks)
-        known = self._watermarks.get(name, {})
+                marks, missing = await self._cluster.call(sink.handle, "fence", name, epoch, places, timeout_s=CALL_S)
+                known.setdefault(kind, {}).update(marks)
+                unknown |= set(missing) - known[kind].keys()
         keys = {key for marks in known.values() for key in marks}
-        # A stream that a sink has never written begins anew there; the least of the others is safe for all.
-        return {key: min((marks[key][0], marks[key][1]) for marks in known.values() if key in marks) for key in keys}
+        least = {key: min((marks[key][0], marks[key][1]) for marks in known.values() if key in marks) for key in keys}
+        return least, unknown
 
-    async def _open_gaps(self, shard: Shard, epoch: int, resume: Mapping[str, Watermark]) -> None:
-        """Write down that nobody collects from the watermarks on; the successor closes these gaps."""
+    async def _open_gaps(
+        self, shard: Shard, epoch: int, resume: Mapping[str, Watermark], unknown: Collection[str]
+    ) -> None:
+        """Write down that nobody collects from the watermarks on; the successor closes these gaps.
+
+        Where a watermark is not known the gap has no first sequence, and stays open. While a server is away its sink
+        waits with these rows, and the successor does not wait for them.
+        """
         now = time.time_ns()
+        starts: dict[str, tuple[int | None, int]] = {key: (last + 1, at) for key, (last, at) in resume.items()}
+        starts |= dict.fromkeys(unknown, (None, now))
+        if not starts:
+            return
         records = []
-        for key, (sequence, at) in resume.items():
+        for key, (first_missing, at) in starts.items():
             _, data_type, symbol = key.split("/", 2)
             records.append(
                 Gap(
@@ -429,21 +455,36 @@ class Coordinator:
                     data_type="orderbook_delta" if data_type == "orderbook" else data_type,
                     reason="collector_lost",
                     opened_at=at,
-                    first_missing=sequence + 1,
+                    first_missing=first_missing,
                     collector=shard.name,
                     epoch=epoch,
                 )
             )
         batch = batch_from_records(records)
         delivery: list[Delivery] = [(f"coordinator/{self._id}/{shard.name}/{epoch}", "gap", batch, {})]
-        for sink in self._sinks.values():
-            await self._cluster.call(sink.handle, "take", "coordinator", 0, delivery, timeout_s=CALL_S)
+        loop = asyncio.get_running_loop()
+        told = [loop.create_task(self._tell(sink, delivery)) for sink in self._sinks.values()]
+        for task in told:
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+        await asyncio.wait(told, timeout=TELL_S)
+
+    async def _tell(self, sink: Actor, delivery: list[Delivery]) -> None:
+        """Give rows of ours to a sink, and to its successor if it dies before they are durable."""
+        while True:
+            try:
+                if sink.handle is not None:
+                    await self._cluster.call(sink.handle, "take", "coordinator", 0, delivery)
+                    return
+            except ActorGone as error:
+                self._log.debug("told_again", sink=sink.kind, error=str(error))
+            await asyncio.sleep(self._config.cluster.step_s)
 
     async def _stop_collector(self, name: str, reason: str) -> None:
         actor = self._actors[name]
         self._note(f"stopping {actor.name}: {reason}")
         try:
-            whole = await self._cluster.call(actor.handle, "stop", timeout_s=CALL_S)
+            whole = await self._cluster.call(actor.handle, "stop", timeout_s=STOP_S)
             self._note(f"{actor.name} drained" if whole else f"{actor.name} ended with rows not delivered")
         finally:
             if actor.handle is not None:
@@ -517,29 +558,40 @@ class Coordinator:
     async def stop(self) -> bool:
         """Drain every collector and end all actors; True if everything was delivered."""
         self._loop.cancel()
-        whole = True
-        for actor in list(self._actors.values()):
-            if actor.handle is not None:
-                try:
-                    whole &= await self._cluster.call(actor.handle, "stop", timeout_s=CALL_S)
-                except (ActorGone, TimeoutError):
-                    whole = False
-                self._cluster.kill(actor.handle)
+        whole = all(await asyncio.gather(*(self._end(actor) for actor in self._actors.values())))
         for sink in self._sinks.values():
             if sink.handle is not None:
                 self._cluster.kill(sink.handle)
         return whole
 
+    async def _end(self, actor: Actor) -> bool:
+        """Drain and end a collector; True if all of its rows were delivered."""
+        if actor.handle is None:
+            return True
+        try:
+            return bool(await self._cluster.call(actor.handle, "stop", timeout_s=STOP_S))
+        except (ActorGone, TimeoutError):
+            return False
+        finally:
+            self._cluster.kill(actor.handle)
 
-def _places(shard: Shard) -> dict[str, list[StreamId]]:
-    """Give the streams of a shard whose rows say how far they came, and where those rows are; rows of books are two."""
-    found = {}
-    for data_type, symbol in shard.streams:
-        tables = {"trade": ["trade"], "orderbook": ["orderbook_delta", "orderbook"]}.get(data_type)
-        if tables:
-            market_type = _market_type(shard.venue, symbol)
-            found[f"{shard.venue}/{data_type}/{symbol}"] = [(t, shard.venue, market_type, symbol) for t in tables]
-    return found
+
+def _places(shard: Shard, *, deltas: bool) -> dict[str, StreamId]:
+    """Give the streams of a shard whose rows say how far they came, and where those rows are.
+
+    Published books say nothing of the changes between them: they count only where changes are not kept.
+    """
+    tables = {"trade": "trade", "orderbook": "orderbook_delta" if deltas else "orderbook"}
+    return {
+        f"{shard.venue}/{data_type}/{symbol}": (
+            tables[data_type],
+            shard.venue,
+            _market_type(shard.venue, symbol),
+            symbol,
+        )
+        for data_type, symbol in shard.streams
+        if data_type in tables
+    }
 
 
 def _market_type(venue: str, symbol: str) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ RECENT_IDS = 20_000
 FENCE_S = 5.0
 """A fence waits this long for a write under way; then the server is away, and what it may still write is written twice
 at worst, under the same keys."""
+ASK_S = 15.0
+"""The store is asked this long how far streams came; collecting then goes on without, and says so in gap rows."""
 RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -237,13 +239,19 @@ class SinkActor:
             self._recent.popitem(last=False)
 
     async def fence(
-        self, collector: str, epoch: int, streams: Mapping[str, Sequence[StreamId]] | None = None
-    ) -> dict[str, Watermark]:
+        self, collector: str, epoch: int, streams: Mapping[str, StreamId] | None = None
+    ) -> tuple[dict[str, Watermark], list[str]]:
         """Refuse older epochs from now on; gives how far each stream of this collector is durable.
 
         Parameters
         ----------
         streams : stream key -> its rows in the store; the store is asked for those that this actor has not written
+
+        Returns
+        -------
+        tuple
+            Stream key -> watermark, without streams of which nothing is stored; then the keys of those of which it is
+            not known, because the server could not be asked in ``ASK_S``.
         """
         self._epochs[collector] = max(epoch, self._epochs.get(collector, 0))
         # What is queued of an older epoch is refused by the writer; what is being written is waited for.
@@ -251,27 +259,27 @@ class SinkActor:
         if under_way:
             await asyncio.wait(under_way, timeout=FENCE_S)
         marks = self._watermarks[collector]
-        unknown = {key: places for key, places in (streams or {}).items() if key not in marks}
-        if unknown:
-            marks.update(await self._stored(unknown))
-        return dict(marks)
+        missing = {key: place for key, place in (streams or {}).items() if key not in marks}
+        stored = await self._stored(missing) if missing else {}
+        for key, mark in (stored or {}).items():
+            marks.setdefault(key, mark)
+        return dict(marks), list(missing) if stored is None else []
 
-    async def _stored(self, streams: Mapping[str, Sequence[StreamId]]) -> dict[str, Watermark]:
-        """Ask the store how far streams came under earlier actors, so that what was missed since is a known hole."""
+    async def _stored(self, streams: Mapping[str, StreamId]) -> dict[str, Watermark] | None:
+        """Ask the store how far streams came under earlier actors; None if it cannot be asked."""
+        attempt = 0
         try:
-            async with asyncio.timeout(FENCE_S):
-                found = await self._sink.last([place for places in streams.values() for place in places])
-        except (SinkUnavailable, TimeoutError) as error:
-            # Collecting goes on without: what is missed by waiting for the server would be lost as well.
-            self.last_error = f"how far streams came is not known: {type(error).__name__}: {error}"
+            async with asyncio.timeout(ASK_S):
+                while True:
+                    try:
+                        found = await self._sink.last(list(streams.values()))
+                        return {key: found[place] for key, place in streams.items() if place in found}
+                    except SinkUnavailable as error:
+                        await self._wait(error, attempt)
+                        attempt += 1
+        except TimeoutError:
             self._log.warning("watermarks_unknown", error=self.last_error, streams=len(streams))
-            return {}
-        marks = {}
-        for key, places in streams.items():
-            known = [found[place] for place in places if place in found]
-            if known:
-                marks[key] = max(known, key=lambda mark: mark[1])
-        return marks
+            return None
 
     async def status(self) -> dict[str, Any]:
         """Give counts and watermarks."""

@@ -42,6 +42,8 @@ class Owner(Protocol):
 
     instrument: Instrument
     key: str
+    marked_by: str
+    """Data type whose batches say how far this stream is durable; empty if none does."""
 
     @property
     def watermark(self) -> tuple[int, int] | None:
@@ -342,7 +344,7 @@ class Batcher:
     def _close(self, buffer: _Buffer) -> Batch | None:
         owners, rows, received = buffer.take()
         # Sequences up to here are in this batch or an earlier one, so a set of owners is enough: no look at each row.
-        watermarks = {o.key: o.watermark for o in set(owners)} if buffer.data_type != "gap" else {}
+        watermarks = {o.key: o.watermark for o in set(owners) if o.marked_by == buffer.data_type}
         try:
             data = buffer.build(owners, rows, received)
         except (pa.ArrowInvalid, FrameError, ValueError, OverflowError, TypeError):

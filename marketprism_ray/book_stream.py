@@ -38,6 +38,8 @@ class BookStream(BookIntake, Stream):
         self.gaps_opened = 0
         self._keep = keep
         self._keep_deltas = keep_deltas
+        # A published book may be durable before the changes that made it.
+        self.marked_by = "orderbook_delta" if keep_deltas else "orderbook"
         self._deltas = batcher.deltas
         self._owners = batcher.deltas.owners
         self._rows = batcher.deltas.rows

@@ -2,7 +2,7 @@
 
 A YAML file overrides the defaults, ``MARKETPRISM_<PATH>`` variables override the file (``MARKETPRISM_NATS__SERVERS``;
 values are read as YAML). Unknown keys and wrong values are errors that name the path, the value and what is allowed.
-Secrets come from the environment only. No other module reads the environment.
+Secrets come from the environment only. Beside ``hot.py`` no other module reads the environment.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from marketprism_ray.records import RECORDS
 from marketprism_ray.venues import VENUES
 
 ENVIRONMENT_PREFIX = "MARKETPRISM_"
+PURE_PYTHON = "MARKETPRISM_PURE_PYTHON"
+"""No option: ``hot.py`` reads it when it is imported."""
 SECRETS = {("nats", "password"), ("nats", "token"), ("clickhouse", "password"), ("networking", "proxy_password")}
 
 
@@ -255,7 +257,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
             name = f"{ENVIRONMENT_PREFIX}{section}__{key}".upper()
             raise ConfigError(f"{path}: {section}.{key}: secrets do not belong in the file; set {name} instead")
     for name, text in (os.environ if environment is None else environment).items():
-        if name.startswith(ENVIRONMENT_PREFIX):
+        if name.startswith(ENVIRONMENT_PREFIX) and name != PURE_PYTHON:
             _override(values, name, text)
     return validate(values, str(path or "defaults"))
 

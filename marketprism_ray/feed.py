@@ -170,7 +170,7 @@ class Feed(FrameIntake):
         self._last_frame = 0
         self._next_check = 0
         self._pinged = 0
-        self._finished = False
+        self.caught_up = False
         self._asked_replacement = False
         self._books = [stream for stream in self.streams if isinstance(stream, BookStream)]
 
@@ -259,7 +259,10 @@ class Feed(FrameIntake):
                 stream.closed(reason)
             stream.feeds.remove(self)
             if counted and stream.feeds:
-                successors.add(stream.feeds[0])
+                successor = stream.feeds[0]
+                successors.add(successor)
+                if not successor.caught_up:
+                    stream.cut_short(reason)
                 stream.promoted()
         for successor in successors:
             successor.promote(now)
@@ -467,7 +470,7 @@ class Feed(FrameIntake):
         self._error(text)
 
     def _check_standby(self) -> None:
-        if self._finished:
+        if self.caught_up:
             return
         for subscription in self._subscriptions.values():
             stream = subscription.stream
@@ -477,7 +480,7 @@ class Feed(FrameIntake):
                 return
             if isinstance(stream, TradeStream) and not stream.release_held():
                 return
-        self._finished = True
+        self.caught_up = True
         self.actions.append(Finished())
 
     # --- reading ---

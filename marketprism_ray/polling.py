@@ -40,6 +40,8 @@ SETTLED_AFTER_S = 20
 class PolledRows:
     """The owner of polled rows of one data type: hears of rows that could not be records."""
 
+    marked_by = ""
+
     def __init__(self, key: str, instrument: Instrument) -> None:
         self.key = key
         self.instrument = instrument

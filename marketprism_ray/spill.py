@@ -115,11 +115,13 @@ class Spill:
         OSError
             If the disk does not give it.
         """
-        raw = os.pread(place.segment.file.fileno(), place.size, place.offset)
-        if len(raw) != place.size:
-            raise OSError(f"{self.folder}: {len(raw)} of {place.size} bytes could be read")
-        head = msgspec.msgpack.decode(memoryview(raw)[: place.head], type=_Head)
-        body = pa.py_buffer(memoryview(raw)[place.head :])
+        file, start = place.segment.file.fileno(), place.offset + place.head
+        raw = os.pread(file, place.head, place.offset)
+        body = pa.allocate_buffer(place.size - place.head)  # aligned, as Arrow wants its columns
+        done = len(raw) + os.preadv(file, [body], start)
+        if done != place.size:
+            raise OSError(f"{self.folder}: {done} of {place.size} bytes could be read")
+        head = msgspec.msgpack.decode(raw, type=_Head)
         data = pa.ipc.read_record_batch(body, arrow_schema(head.data_type))
         return Batch(head.batch_id, head.data_type, data, head.watermarks)
 

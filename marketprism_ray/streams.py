@@ -24,6 +24,8 @@ class FeedLink(Protocol):
     """What a stream asks of the feed that carries it."""
 
     now: int
+    caught_up: bool
+    """True once a replacement lacks nothing that the feed before it has."""
 
     def fetch_snapshot(self, stream: BookStream, attempt: int) -> None:
         """Ask for a REST snapshot."""
@@ -40,6 +42,9 @@ class FeedLink(Protocol):
 
 class Stream:
     """One venue, data type and symbol."""
+
+    marked_by = ""
+    """Data type whose batches say how far this stream is durable."""
 
     def __init__(self, venue: Venue, channel: Channel, instrument: Instrument, batcher: Batcher) -> None:
         self.venue = venue
@@ -87,6 +92,9 @@ class Stream:
 
     def attached(self) -> None:
         """Hear that a feed counts from now on; what an earlier one was still fetching will not come."""
+
+    def cut_short(self, reason: str) -> None:
+        """Hear that the feed that counts is gone before its replacement had caught up."""
 
     def promoted(self) -> None:
         """Hear that the planned replacement counts from now on."""

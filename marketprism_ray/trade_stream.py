@@ -46,6 +46,8 @@ class TradeGap:
 class TradeStream(TradeIntake, Stream):
     """Trades with a contiguous sequence."""
 
+    marked_by = "trade"
+
     def __init__(self, venue: Venue, channel: Channel, instrument: Instrument, batcher: Batcher) -> None:
         super().__init__(venue, channel, instrument, batcher)
         assert isinstance(channel.codec, TradeCodec)
@@ -120,6 +122,10 @@ class TradeStream(TradeIntake, Stream):
 
     def closed(self, reason: str) -> None:
         """Remember why the next trade may not follow."""
+        self._break = reason
+
+    def cut_short(self, reason: str) -> None:
+        """Remember why trades may be missing before the replacement's first."""
         self._break = reason
 
     def _first(self, trade: Any) -> int:

@@ -175,6 +175,62 @@ async def test_what_memory_does_not_hold_while_a_sink_is_dead_waits_on_disk_and_
     assert status["spilled_bytes"] == status["retained_bytes"] == 0
 
 
+class Slow(MemorySink):
+    """Takes one write at a time when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = asyncio.Semaphore(0)
+
+    async def write(self, batches: Any, token: str) -> int:
+        await self.turn.acquire()
+        return await super().write(batches, token)
+
+
+async def test_a_stop_waits_while_a_slow_server_goes_on_taking_and_not_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.collector.CALL_ROWS", 20)
+    target = Slow()
+    actor, session = collector(Cluster(a=sink(tmp_path, target), b=sink(tmp_path)))
+    await actor.start()
+    for n in range(0, 200, 20):
+        session.make(n, n + 19)
+    await until(lambda: not session.batches)
+    stopping = asyncio.create_task(actor.stop(timeout_s=0.5))
+    for n in range(1, 9):
+        await asyncio.sleep(0.2)  # slower than the whole would be allowed to take, faster than one write
+        target.turn.release()
+        await until(lambda n=n: len(sequences(target)) == 20 * n)  # type: ignore[misc]
+        assert not stopping.done()
+    assert await stopping is False, "nothing more is taken"
+    assert sequences(target) == list(range(160))
+
+
+async def test_reading_does_not_pause_and_resume_by_turns_while_much_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.collector.KEPT_BYTES", 2_000)
+    target = MemorySink()
+    cluster = Cluster(a=sink(tmp_path, target), b=sink(tmp_path))
+    cluster.dead.add("a")
+    actor, session = collector(cluster, bounded(tmp_path, retention_bytes=10_000, spill_bytes=1 << 20))
+    turns: list[bool] = []
+    session.pause = lambda: turns.append(True)  # type: ignore[method-assign]
+    session.resume = lambda: turns.append(False)  # type: ignore[method-assign]
+    await actor.start()
+    for n in range(0, 400, 20):
+        session.make(n, n + 19)
+    await until(lambda: bool(turns))
+    for _ in range(5):
+        actor._collect([])
+    assert turns == [True]
+    cluster.dead.clear()
+    await until(lambda: len(sequences(target)) == 400)
+    await until(lambda: turns == [True, False])
+    await actor.stop()
+
+
 async def test_a_full_disk_pauses_reading_and_nothing_is_lost(tmp_path: Path) -> None:
     target = MemorySink()
     cluster = Cluster(a=sink(tmp_path, target), b=sink(tmp_path))
@@ -198,7 +254,7 @@ async def test_a_fence_refuses_the_old_epoch_tells_how_far_it_came_and_stops_it(
     await actor.start()
     session.make(1, 7)
     await until(lambda: len(sequences(target)) == 7)
-    assert await a.fence("c", 2) == {KEY: (7, 7)}
+    assert await a.fence("c", 2) == ({KEY: (7, 7)}, [])
     session.make(8, 9)
     await until(lambda: session.stopped)
     assert sequences(target) == list(range(1, 8))
@@ -255,7 +311,7 @@ async def test_a_fence_does_not_wait_for_ever_on_a_server_that_is_away(
     await until(lambda: not actor._queues["trade"] and bool(actor._waiting))
     queued = asyncio.create_task(actor.take("c", 1, [("c/1/2", "trade", rows(4, 5), {KEY: (5, 5)})]))
     await until(lambda: len(actor._queues["trade"]) == 1)
-    assert await actor.fence("c", 2) == {}
+    assert await actor.fence("c", 2) == ({}, [])
     target.gate.set()
     await under_way
     with pytest.raises(Refused, match="epoch 1 is over"):
@@ -263,7 +319,7 @@ async def test_a_fence_does_not_wait_for_ever_on_a_server_that_is_away(
     assert sequences(target) == [1, 2, 3], "what was being written when the fence came is written, nothing after it"
 
 
-PLACES = {KEY: [("trade", "okx_derivatives", "perpetual", "BTC-USDT-SWAP")]}
+PLACES = {KEY: ("trade", "okx_derivatives", "perpetual", "BTC-USDT-SWAP")}
 
 
 async def test_a_fence_asks_the_store_how_far_streams_came_that_this_actor_has_not_written(tmp_path: Path) -> None:
@@ -272,23 +328,38 @@ async def test_a_fence_asks_the_store_how_far_streams_came_that_this_actor_has_n
     await earlier.take("c", 1, [("c/1/1", "trade", rows(1, 3), {KEY: (3, 3)})])
     actor = sink(tmp_path, target)
     at = rows(3, 3).column("timestamp").cast(pa.int64())[0].as_py()
-    assert await actor.fence("c", 2) == {}
-    assert await actor.fence("c", 2, PLACES) == {KEY: (3, at)}
+    assert await actor.fence("c", 2) == ({}, [])
+    assert await actor.fence("c", 2, PLACES) == ({KEY: (3, at)}, [])
     await actor.take("c", 2, [("c/2/1", "trade", rows(4, 5), {KEY: (5, at)})])
     target.batches.clear()
-    assert await actor.fence("c", 3, PLACES) == {KEY: (5, at)}, "what it has written itself it knows"
+    assert await actor.fence("c", 3, PLACES) == ({KEY: (5, at)}, []), "what it has written itself it knows"
 
 
 class Mute(MemorySink):
-    """Has lost its server."""
+    """Cannot be asked so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
 
     async def last(self, streams: Any) -> dict[Any, tuple[int, int]]:
-        raise SinkUnavailable("the server is away")
+        if self.times:
+            self.times -= 1
+            raise SinkUnavailable("the server is away")
+        return await super().last(streams)
 
 
-async def test_a_store_that_cannot_be_asked_does_not_hold_up_the_collector(tmp_path: Path) -> None:
-    actor = sink(tmp_path, Mute())
-    assert await actor.fence("c", 2, PLACES) == {}
+async def test_a_store_that_cannot_be_asked_is_asked_again_and_then_said_to_be_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.sinks.RETRY_S", (0.001,))
+    target = Mute(3)
+    target.batches = [rows(1, 3)]
+    marks, unknown = await sink(tmp_path, target).fence("c", 2, PLACES)
+    assert (marks[KEY][0], unknown) == (3, [])
+    monkeypatch.setattr("actors.sinks.ASK_S", 0.05)
+    actor = sink(tmp_path, Mute(10**9))
+    assert await actor.fence("c", 2, PLACES) == ({}, [KEY])
     assert "the server is away" in (await actor.status())["last_error"]
 
 

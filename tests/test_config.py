@@ -89,3 +89,9 @@ def test_secrets_are_redacted_from_logs() -> None:
         "nats_password": "<redacted>",
         "n": 1,
     }
+
+
+def test_the_switch_of_the_inner_loops_is_no_option_and_no_error() -> None:
+    assert load(None, {"MARKETPRISM_PURE_PYTHON": "1"}) == load(None, {})
+    with pytest.raises(ConfigError, match="MARKETPRISM_PURE_PYTHONS: no such option"):
+        load(None, {"MARKETPRISM_PURE_PYTHONS": "1"})

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from actors.cluster import ActorGone
 from actors.coordinator import Coordinator
 from marketprism_ray import __version__
 from marketprism_ray.config import validate
@@ -25,12 +27,19 @@ class Cluster:
         self.calls: list[tuple[str, str]] = []
         self.owned: dict[str, Any] = {}
         self.asked: dict[str, Any] = {}
+        self.marks: tuple[dict[str, tuple[int, int]], list[str]] = ({}, [])
+        self.gone: set[str] = set()
+        self.resumed: dict[str, Any] = {}
+        self.told: list[tuple[str, pa.RecordBatch]] = []
+        self.servers_answer = asyncio.Event()
+        self.servers_answer.set()
 
     def start(self, kind: str, name: str, plain: type, *arguments: Any) -> str:
         self.started.append((kind, name))
         self.alive[name] = kind
         if kind == "collector":
             self.owned[name] = arguments[0].streams
+            self.resumed[name] = arguments[3]
         return name
 
     def find(self, name: str) -> str | None:
@@ -38,9 +47,15 @@ class Cluster:
 
     async def call(self, handle: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         self.calls.append((handle, method))
+        if handle in self.gone:
+            self.gone.discard(handle)
+            raise ActorGone(handle)
         if method == "fence":
             self.asked.update(arguments[2])
-            return {}
+            return self.marks
+        if method == "take":
+            await self.servers_answer.wait()
+            self.told.append((handle, arguments[2][0][2]))
         if method == "status":
             return {"open": True, "watermarks": {}, "kind": handle}
         if method == "renew":
@@ -91,15 +106,47 @@ async def test_a_venue_that_cannot_be_reached_is_reported_and_holds_up_no_other(
     assert cluster.started[:2] == [("sink", "marketprism-sink-clickhouse"), ("sink", "marketprism-sink-nats")]
     fences = [handle for handle, method in cluster.calls if method == "fence"]
     assert fences == ["marketprism-sink-clickhouse", "marketprism-sink-nats"], "every sink is fenced before a collector"
-    rows_of_books = [(table, "okx_spot", "spot", "BTC-USDT") for table in ("orderbook_delta", "orderbook")]
-    assert cluster.asked["okx_spot/orderbook/BTC-USDT"] == rows_of_books
-    assert cluster.asked["okx_spot/trade/BTC-USDT"] == [("trade", "okx_spot", "spot", "BTC-USDT")]
+    assert cluster.asked["okx_spot/orderbook/BTC-USDT"] == ("orderbook_delta", "okx_spot", "spot", "BTC-USDT")
+    assert cluster.asked["okx_spot/trade/BTC-USDT"] == ("trade", "okx_spot", "spot", "BTC-USDT")
 
     coordinator._loop.cancel()
     again = Coordinator(config, settings, cluster=cluster)  # type: ignore[arg-type]
     await until(lambda: again._actors["okx_spot#0"].state == "alive")
     assert cluster.started.count(collector) == 1, "a restarted coordinator adopts what runs"
     again._loop.cancel()
+    await simulator.stop()
+
+
+async def test_a_collector_that_dies_while_the_servers_are_away_is_replaced_and_its_gaps_are_told_when_they_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.coordinator.TELL_S", 0.05)
+    simulator = Simulator(("okx_spot",), rate=10)
+    await simulator.start()
+    exchanges = {"okx_spot": {"symbols": ["BTC-*"], "endpoints": simulator.endpoints()["okx_spot"]}}
+    system = {"data_dir": str(tmp_path), "log_level": "error"}
+    config = validate({"system": system, "cluster": {"step_s": 0.05}, "exchanges": exchanges}, "test")
+    cluster = Cluster()
+    settings = {"clickhouse": object(), "nats": object()}
+    coordinator = Coordinator(config, settings, cluster=cluster)  # type: ignore[arg-type]
+    name = "marketprism-collector-okx_spot#0"
+    await until(lambda: "okx_spot#0" in coordinator._actors and coordinator._actors["okx_spot#0"].state == "alive")
+    trade, book = "okx_spot/trade/BTC-USDT", "okx_spot/orderbook/BTC-USDT"
+    cluster.marks = ({trade: (100, 10**18)}, [book])
+    cluster.servers_answer.clear()
+    cluster.gone.add(name)
+    await until(lambda: cluster.started.count(("collector", name)) == 2)
+    assert cluster.resumed[name] == {trade: (100, 10**18)}
+    assert not cluster.told
+    cluster.gone.add("marketprism-sink-nats")  # and one of the sinks dies before it could write
+    cluster.servers_answer.set()
+    await until(lambda: {handle for handle, _ in cluster.told} == {f"marketprism-sink-{kind}" for kind in settings})
+    rows = cluster.told[0][1].to_pylist()
+    assert [(row["data_type"], row["first_missing"], row["status"]) for row in rows] == [
+        ("trade", 101, "open"),
+        ("orderbook_delta", None, "open"),
+    ]
+    coordinator._loop.cancel()
     await simulator.stop()
 
 

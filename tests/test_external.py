@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import ssl
 import subprocess
@@ -59,6 +60,19 @@ def free_port() -> int:
         return port
 
 
+@contextlib.contextmanager
+def running(conf: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a nats-server by its configuration file."""
+    process = subprocess.Popen([nats_binary(), "-c", str(conf)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            break
+    yield process
+    process.terminate()
+    process.wait(10)
+
+
 @pytest.fixture(scope="module")
 def secure_nats(
     authority: tuple[trustme.LeafCert, Path, Path], tmp_path_factory: pytest.TempPathFactory
@@ -69,14 +83,8 @@ def secure_nats(
         f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}" }}\n'
         f'tls {{ cert_file: "{pem}", key_file: "{pem}" }}\nauthorization {{ token: "{TOKEN}" }}\n'
     )
-    process = subprocess.Popen([nats_binary(), "-c", str(folder / "nats.conf")], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-            break
-    yield f"tls://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(10)
+    with running(folder / "nats.conf", port):
+        yield f"tls://127.0.0.1:{port}"
 
 
 @pytest.fixture
@@ -135,6 +143,39 @@ async def test_nats_with_tls_and_a_token(
     assert TOKEN not in json.dumps(shown)
     found = await stream_records(reader_settings(shown)[0], "trades-data.>")
     assert [record["sequence"] for record in found] == list(range(1, 301))
+
+
+async def test_a_server_that_turned_a_live_connection_away_is_written_to_when_it_takes_it_again(tmp_path: Path) -> None:
+    port, conf = free_port(), tmp_path / "n.conf"
+
+    def want(token: str) -> None:
+        conf.write_text(
+            f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{tmp_path}/js" }}\n'
+            f'authorization {{ token: "{token}" }}\n'
+        )
+
+    want(TOKEN)
+    with running(conf, port) as server:
+        sink = NatsSink(NatsSettings((f"nats://127.0.0.1:{port}",), token=TOKEN))
+        await sink.open()
+        await sink.write([trades(1, 5)], "a")
+        want("another")
+        server.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(20):
+            while not sink._client.is_closed:  # noqa: ASYNC110 - the server does it
+                await asyncio.sleep(0.02)
+        with pytest.raises(SinkUnavailable, match="Authorization"):
+            await sink.write([trades(6, 9)], "b")
+        want(TOKEN)
+        server.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(SinkUnavailable):
+                    await sink.write([trades(6, 9)], "b")
+                    break
+        found = await stream_records(sink.settings, "trades-data.>")
+        assert [record["sequence"] for record in found] == list(range(1, 10))
+        await sink.close()
 
 
 class Signer:

@@ -399,6 +399,20 @@ def test_a_quiet_stream_asks_after_a_reconnect_what_it_missed_and_takes_it_at_on
     assert asked(bench) == []
 
 
+def test_a_quiet_stream_asks_what_it_missed_when_a_replacement_took_over_before_it_had_caught_up() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.frame(trade(5), T0)
+    second = bench.new_feed(standby=True)
+    second.opened(T0)
+    second.frame(b'{"result":null,"id":1}', T0)
+    bench.feed.closed("disconnected", T0)
+    bench.feed = second
+    asked(bench)
+    second.tick(T0 + 6 * SECOND)
+    assert asked(bench) == [{"symbol": "BTCUSDT", "fromId": "6", "limit": "100"}]
+
+
 def test_what_a_probe_brings_back_is_a_repaired_gap() -> None:
     bench = Bench()
     bench.open()

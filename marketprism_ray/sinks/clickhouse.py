@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from marketprism_ray.sinks import StreamId
 
 REFUSED = {6, 16, 20, 26, 27, 38, 41, 53, 69, 70, 72, 117, 130, 131, 349, 407}
 """Codes that say the data is wrong: cannot parse, no such column, type mismatch, value out of range, ..."""
+RECENT_MINUTES = 10
 RECENT_DAYS = 2
+SYMBOLS_PER_QUERY = 50
 
 
 @dataclass(frozen=True)
@@ -114,33 +117,49 @@ class ClickHouseSink:
         return int(table.num_rows)
 
     async def last(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[int, int]]:
-        """Ask the tables: the last days first, for what is not found there all of them."""
+        """Ask the tables: the last minutes at once, then for what is not found there the last days, then everything."""
         found: dict[StreamId, tuple[int, int]] = {}
-        for days in (RECENT_DAYS, None):
+        for read in (self._last_minutes, partial(self._newest, RECENT_DAYS), partial(self._newest, None)):
             for place, group in groupby(sorted(set(streams) - found.keys()), key=lambda stream: stream[:3]):
                 symbols = [stream[3] for stream in group]
-                found |= await asyncio.to_thread(self._last, place, symbols, days)
+                for chunk in (symbols[i : i + SYMBOLS_PER_QUERY] for i in range(0, len(symbols), SYMBOLS_PER_QUERY)):
+                    rows = await asyncio.to_thread(read, place, chunk)
+                    found |= {(*place, symbol): (last, at) for symbol, last, at in rows}
         return found
 
-    def _last(
-        self, place: tuple[str, str, str], symbols: list[str], days: int | None
-    ) -> dict[StreamId, tuple[int, int]]:
+    def _last_minutes(self, place: tuple[str, str, str], symbols: list[str]) -> Sequence[Sequence[Any]]:
         data_type, exchange_name, market_type = place
-        if self._client is None:
-            raise SinkUnavailable("ClickHouse: not connected")
+        sequence = SEQUENCE_COLUMNS[data_type]
+        return self._select(
+            f"SELECT symbol_name, argMax({sequence}, (timestamp, {sequence})), "
+            f"toUnixTimestamp64Nano(max(timestamp)) FROM {data_type} "
+            f"WHERE exchange_name = %(exchange)s AND market_type = %(market)s AND symbol_name IN %(symbols)s "
+            f"AND {sequence} IS NOT NULL AND timestamp > now() - INTERVAL {RECENT_MINUTES} MINUTE GROUP BY symbol_name",
+            {"exchange": exchange_name, "market": market_type, "symbols": symbols},
+        )
+
+    def _newest(self, days: int | None, place: tuple[str, str, str], symbols: list[str]) -> Sequence[Sequence[Any]]:
+        """Read the newest row of each symbol along the sorting key: however many rows there are, few are looked at."""
+        data_type, exchange_name, market_type = place
         sequence = SEQUENCE_COLUMNS[data_type]
         since = "" if days is None else f"AND timestamp > now() - INTERVAL {days} DAY"
+        each = (
+            f"(SELECT %(symbol{i})s, {sequence}, toUnixTimestamp64Nano(timestamp) FROM {data_type} "
+            f"WHERE exchange_name = %(exchange)s AND market_type = %(market)s AND symbol_name = %(symbol{i})s "
+            f"AND {sequence} IS NOT NULL {since} ORDER BY timestamp DESC, {sequence} DESC LIMIT 1)"
+            for i in range(len(symbols))
+        )
+        names = {f"symbol{i}": symbol for i, symbol in enumerate(symbols)}
+        return self._select(" UNION ALL ".join(each), {"exchange": exchange_name, "market": market_type, **names})
+
+    def _select(self, sql: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
+        if self._client is None:
+            raise SinkUnavailable("ClickHouse: not connected")
         try:
-            rows = self._client.query(
-                f"SELECT symbol_name, argMax({sequence}, (timestamp, {sequence})), "
-                f"toUnixTimestamp64Nano(max(timestamp)) FROM {data_type} "
-                f"WHERE exchange_name = %(exchange)s AND market_type = %(market)s AND symbol_name IN %(symbols)s "
-                f"AND {sequence} IS NOT NULL {since} GROUP BY symbol_name",
-                parameters={"exchange": exchange_name, "market": market_type, "symbols": symbols},
-            ).result_rows
+            rows: Sequence[Sequence[Any]] = self._client.query(sql, parameters=parameters).result_rows
         except (ClickHouseError, OSError) as error:
             raise SinkUnavailable(f"ClickHouse: {shorten(str(error), 300)}") from error
-        return {(data_type, exchange_name, market_type, symbol): (last, at) for symbol, last, at in rows}
+        return rows
 
     async def close(self) -> None:
         """Disconnect."""

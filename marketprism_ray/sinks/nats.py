@@ -35,6 +35,7 @@ from marketprism_ray.sinks import StreamId
 log = structlog.get_logger("nats")
 
 ACK_TIMEOUT_S = 5.0
+REQUESTS_AT_ONCE = 50
 NO_STORAGE = 10047
 """JetStream's code for a stream that may grow larger than the server's storage."""
 
@@ -101,6 +102,9 @@ async def connect(settings: NatsSettings, **more: Any) -> Any:
         # The client would go on trying for ever, also where it is refused: what it last heard says why.
         await asyncio.wait_for(client.connect(**{k: v for k, v in options.items() if v is not None}), 5)
         return client
+    except asyncio.CancelledError:
+        await client.close()
+        raise
     except (OSError, TimeoutError, nats.errors.Error) as error:
         await client.close()
         why = "; ".join(dict.fromkeys(f"{type(e).__name__}: {e}" for e in [*last, error]))
@@ -135,8 +139,13 @@ class NatsSink:
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
-        """Connect, create or update the stream."""
+        """Connect, create or update the stream; does nothing while there is a client that lives."""
+        async with self._opening:
+            # A server that says no to a live connection (new credentials, a reload) closes the client for good.
+            if self._client is None or self._client.is_closed:
+                self._client = await self._open()
 
+    async def _open(self) -> Any:
         async def note(error: Exception) -> None:
             log.debug("nats_error", error=f"{type(error).__name__}: {error}")
 
@@ -155,6 +164,7 @@ class NatsSink:
             duplicate_window=settings.duplicate_window_s,
         )
         stream = client.jetstream(timeout=5)
+        opened = False
         try:
             try:
                 await stream.add_stream(config)
@@ -162,22 +172,24 @@ class NatsSink:
                 await stream.update_stream(config)
             self._inbox = client.new_inbox()
             await client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
+            opened = True
         except (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
             text = f"NATS: stream {settings.stream}: {type(error).__name__}: {error}"
             if getattr(error, "err_code", None) == NO_STORAGE:
                 text += f"; nats.max_bytes is {settings.max_bytes:,}: lower it, or give the server more disk"
-            await client.close()
             raise SinkUnavailable(text) from error
-        self._client = client
+        finally:
+            if not opened:
+                await client.close()
+        return client
 
     async def _connected(self) -> Any:
         """Give the client; one that was given up is replaced first."""
-        async with self._opening:
-            if self._client is None:
-                await self.open()
-            if not self._client.is_connected:
-                raise SinkUnavailable("NATS: not connected")
-            return self._client
+        await self.open()
+        client = self._client
+        if client is None or not client.is_connected:
+            raise SinkUnavailable("NATS: not connected")
+        return client
 
     async def _give_up(self, client: Any) -> None:
         """Close a client that does not answer; the next write makes a new one."""
@@ -263,22 +275,28 @@ class NatsSink:
     async def last(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[int, int]]:
         """Read the last message of each stream's subject.
 
-        Where that is a row fetched later from the venue's history, it does not say how far the stream came.
+        Where that is a row fetched later from the venue's history, newer ones may be there as well: to begin at it is
+        safe, what comes again has the same ``Nats-Msg-Id``.
         """
         client = await self._connected()
         context = client.jetstream(timeout=ACK_TIMEOUT_S)
-        found: dict[StreamId, tuple[int, int]] = {}
-        for stream in streams:
-            try:
-                message = await context.get_last_msg(self.settings.stream, subject_of(*stream, self.settings.preset))
-            except nats.js.errors.NotFoundError:
-                continue
-            except (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
-                raise SinkUnavailable(f"NATS: {type(error).__name__}: {error}") from error
+        free = asyncio.Semaphore(REQUESTS_AT_ONCE)
+
+        async def read(stream: StreamId) -> tuple[int, int] | None:
+            async with free:
+                try:
+                    subject = subject_of(*stream, self.settings.preset)
+                    message = await context.get_last_msg(self.settings.stream, subject)
+                except nats.js.errors.NotFoundError:
+                    return None
             row = decode_json(message.data)
-            if row["source"] == "stream":
-                found[stream] = (row[SEQUENCE_COLUMNS[stream[0]]], nanoseconds(row["timestamp"]))
-        return found
+            return row[SEQUENCE_COLUMNS[stream[0]]], nanoseconds(row["timestamp"])
+
+        try:
+            found = await asyncio.gather(*(read(stream) for stream in streams))
+        except (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+            raise SinkUnavailable(f"NATS: {type(error).__name__}: {error}") from error
+        return {stream: mark for stream, mark in zip(streams, found, strict=True) if mark is not None}
 
     async def close(self) -> None:
         """Disconnect."""
