@@ -18,7 +18,8 @@ from actors.coordinator import Coordinator
 from actors.metrics import RayMetrics
 from actors.options import NAMESPACE, actor_name
 from marketprism_ray.config import Config
-from marketprism_ray.errors import ConfigError, MarketPrismError
+from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.running import outcome_file, read_run, run_file
 from marketprism_ray.servers import EmbeddedServers
 from marketprism_ray.sinks.settings import clickhouse_settings, nats_settings, published
 
@@ -58,7 +59,7 @@ class System:
     @property
     def run_file(self) -> Path:
         """Where other processes find this system."""
-        return self.config.system.data_dir / "run.json"
+        return run_file(self.config.system.data_dir)
 
     def start(self) -> None:
         """Start servers, Ray and the coordinator.
@@ -95,6 +96,7 @@ class System:
                         "pid": os.getpid(),
                         "address": ray.get_runtime_context().gcs_address,
                         "name": config.system.name,
+                        "local": config.cluster.address is None,
                         **published(self.settings["nats"], self.settings["clickhouse"]),
                     }
                 )
@@ -139,7 +141,7 @@ class System:
         except ray.exceptions.GetTimeoutError as error:
             raise MarketPrismError(f"the coordinator did not answer {method} within {timeout_s:g} s") from error
         except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from error
+            raise error.cause from error
 
     def status(self) -> dict[str, Any]:
         """Ask the coordinator how everything is."""
@@ -180,7 +182,9 @@ class System:
             ray.shutdown()
         if self.servers is not None:
             self.servers.stop()
-        self.run_file.unlink(missing_ok=True)
+        if self.run_file.exists():
+            outcome_file(self.config.system.data_dir).write_text(json.dumps({"whole": whole}))
+            self.run_file.unlink()
         if self._temporary is not None:
             self._temporary.cleanup()
         return whole
@@ -205,10 +209,7 @@ def attach(data_dir: Path) -> System:
     ConfigError
         If none runs with this data directory.
     """
-    path = data_dir.absolute() / "run.json"
-    if not path.exists():
-        raise ConfigError(f"{path}: nothing runs with this data directory; start it with `marketprism up`")
-    run = json.loads(path.read_text())
+    run = read_run(data_dir)
     os.environ.update(ENVIRONMENT)
     ray.init(address=run["address"], namespace=NAMESPACE, log_to_driver=False, logging_level="error")
     system = System(Config())

@@ -47,7 +47,7 @@ class Cluster:
         except ray.exceptions.RayActorError as error:
             raise ActorGone(str(error).splitlines()[0]) from error
         except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from error
+            raise error.cause from error
 
     def kill(self, handle: Any) -> None:
         """End an actor for good."""

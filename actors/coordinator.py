@@ -273,9 +273,9 @@ class Coordinator:
             _, wanted, problems = await find_instruments(venue, rest, exchange.symbols, present)
         finally:
             await rest.close()
-        if problems and name not in self._resolved:
+        if problems and not wanted and name not in self._resolved:
             raise ConfigError("\n".join(problems))
-        # What was there once may have expired or left: the others go on without it.
+        # A name may be wrong, and what was there once may have expired or left: the others go on without it.
         self._errors.pop(f"symbols of {name}", None)
         if problems:
             self._errors[f"symbols of {name}"] = "; ".join(problems)

@@ -234,6 +234,19 @@ def _known_name(name: str, known: Mapping[str, Any] | tuple[str, ...], what: str
     raise ValueError(f"{name!r} is no {what}; allowed: {', '.join(known)}{hint}")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: one of them would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
     """Read the file (None: defaults only), apply the environment, validate.
 
@@ -245,9 +258,11 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = yaml.safe_load(path.read_text()) or {}
+            values = yaml.load(path.read_text(), _Loader) or {}
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not text: {error}") from error
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not YAML: {error}") from error
         if not isinstance(values, dict):

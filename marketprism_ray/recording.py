@@ -67,19 +67,21 @@ def recordings(folder: Path) -> dict[Path, tuple[Venue, ...]]:
         If the folder has none.
     """
     if not folder.is_dir():
-        raise RecordingError(f"{folder}: no such folder")
+        raise RecordingError(f"{folder}: {'a file, give its folder' if folder.exists() else 'no such folder'}")
     found: dict[Path, tuple[Venue, ...]] = {}
     for path in sorted(folder.iterdir()):
         stem = stem_of(path)
-        if stem is None or stem.endswith((".rest", ".examples")):
+        if stem is None or stem.endswith((".rest", ".examples")) or path.is_dir():
             continue
         named = tuple(v for v in VENUES.values() if stem.startswith(v.name))
         venues = named or tuple(v for v in VENUES.values() if stem.startswith(v.recording))
         if venues:
             found[path] = venues
     if not found:
-        known = ", ".join(sorted({f"{v.recording}*.jsonl[.gz|.zst]" for v in VENUES.values()}))
-        raise RecordingError(f"{folder}: no recording of a known venue; looked for {known}")
+        known = ", ".join(sorted({f"{name}*" for v in VENUES.values() for name in (v.recording, v.name)}))
+        raise RecordingError(
+            f"{folder}: no recording of a known venue; looked for {known} .jsonl, .jsonl.gz, .jsonl.zst"
+        )
     return found
 
 
@@ -103,13 +105,17 @@ def stem_of(path: Path) -> str | None:
     return None
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
+def read_lines(path: Path, cut: list[str] | None = None) -> Iterator[tuple[int, Line]]:
     """Give numbered lines of a recording.
+
+    Parameters
+    ----------
+    cut : gets a sentence if the file is cut short, as a killed writer leaves it; what could be read is given
 
     Raises
     ------
     RecordingError
-        If a line that is not the last cannot be read. A last line that was cut short is left out.
+        If a line that is not the last cannot be read, or nothing can.
     """
     number = 0
     bad: str | None = None
@@ -128,12 +134,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
                     bad = f"{path.name}: line {number}: {error}: {shorten(text)}"
                     continue
                 yield number, line
-    except (EOFError, zstandard.ZstdError):
-        return  # the writer was killed: what could be read was given
+    except (EOFError, zstandard.ZstdError) as error:
+        if not number:
+            raise RecordingError(f"{path.name}: nothing can be read: {error}") from error
+        bad = f"{path.name}: line {number}: {error}"
     except gzip.BadGzipFile as error:
         raise RecordingError(f"{path.name}: not gzip: {error}") from error
+    except OSError as error:
+        raise RecordingError(f"{path}: {error.strerror}") from error
     if bad is not None and number == 1:
         raise RecordingError(bad)
+    if bad is not None and cut is not None:
+        cut.append(f"cut short, read up to there: {bad}")
 
 
 def _open(path: Path) -> io.BufferedIOBase:
@@ -167,7 +179,7 @@ def read_expected(folder: Path) -> dict[str, Any] | None:
     Raises
     ------
     RecordingError
-        If it is not JSON.
+        If it is not a JSON object.
     """
     path = folder / "expected.json"
     if not path.exists():
@@ -176,6 +188,8 @@ def read_expected(folder: Path) -> dict[str, Any] | None:
         loaded: dict[str, Any] = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise RecordingError(f"{path}: {error}") from error
+    if not isinstance(loaded, dict):
+        raise RecordingError(f"{path}: it must be an object of files, it is a {type(loaded).__name__}")
     return loaded
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from marketprism_ray.batching import Batch, Batcher, BatchLimits
 from marketprism_ray.book_stream import BookStream
-from marketprism_ray.errors import DECODE_ERRORS, MarketPrismError
+from marketprism_ray.errors import DECODE_ERRORS, MarketPrismError, RecordingError
 from marketprism_ray.feed import Feed, FetchSnapshot
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.messages import kind_of
@@ -432,7 +432,8 @@ def replay_file(path: Path, venues: Sequence[Venue], segments: Sequence[Segment]
     siblings = [path.with_name(f"{stem}.rest{suffix}") for suffix in SUFFIXES]
     rest_path = next((sibling for sibling in siblings if sibling.exists()), None)
     rest = list(read_lines(rest_path)) if rest_path is not None else []
-    lines = read_lines(path)
+    cut: list[str] = []
+    lines = read_lines(path, cut)
     pending = next(lines, None)
     results = []
     for segment in segments:
@@ -453,8 +454,14 @@ def replay_file(path: Path, venues: Sequence[Venue], segments: Sequence[Segment]
             replay.rest(answer.url or "", answer.raw.encode(), at)
         replay.finish(at)
         results.append(
-            {"id": segment.name, "symbols": replay.figures(), "not_read": replay.unread, "errors": replay.errors[:20]}
+            {
+                "id": segment.name,
+                "symbols": replay.figures(),
+                "not_read": replay.unread,
+                "errors": [*cut, *replay.errors[:20]],
+            }
         )
+        cut.clear()
     return results
 
 
@@ -484,12 +491,20 @@ def _ns(t: Decimal | None, default: int) -> int:
 
 
 def replay_folder(folder: Path) -> dict[str, Any]:
-    """Replay every recording of a folder: file name -> {"segments": [...]}, or {"types": {...}} of single messages."""
+    """Replay every recording of a folder.
+
+    Returns
+    -------
+    dict
+        File name -> ``segments``, or ``types`` of single messages; with ``error`` where the file cannot be read.
+    """
     expected = read_expected(folder)
-    found = {
-        path.name: {"segments": replay_file(path, venues, segments_of(path, expected))}
-        for path, venues in recordings(folder).items()
-    }
+    found: dict[str, Any] = {}
+    for path, venues in recordings(folder).items():
+        try:
+            found[path.name] = {"segments": replay_file(path, venues, segments_of(path, expected))}
+        except RecordingError as error:
+            found[path.name] = {"segments": [], "error": str(error)}
     for path, venue in examples(folder).items():
         found[path.name] = read_examples(path, venue)
     return found

@@ -329,6 +329,7 @@ class Session:
                 for c in self.connections
             ],
             "frames": sum(stream.frames for stream in self.streams),
+            "last_received": max((stream.last_received for stream in self.streams), default=0),
             "records": self.batcher.records_total,
             "books": len(books),
             "books_live": sum(book.sync.is_live for book in books),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from marketprism_ray.cli import COMMANDS
+from marketprism_ray.servers import EmbeddedServers
 from marketprism_ray.simulator.process import SimulatorProcess
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +49,31 @@ def test_a_wrong_file_is_one_message_without_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in error
     assert "nothing runs" in run("status", "--data-dir", str(tmp_path), code=2).stderr
     assert "no such folder" in run("replay", str(tmp_path / "none"), code=1).stderr
+    (tmp_path / "noise.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "not text" in run("validate", str(tmp_path / "noise.yaml"), code=2).stderr
+    assert "words between dots" in run("tail", "a b", "--server", "nats://127.0.0.1:9", code=2).stderr
+    assert "0<=x<=65535" in run("simulate", "--port", "70000", code=2).stderr
+
+
+def test_a_system_that_is_gone_is_said_at_once_and_down_clears_up(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / "run.json").write_text(json.dumps({"pid": ended.pid, "local": True}))
+    for command in (["status"], ["query", "SELECT 1"], ["tail"], ["down"]):
+        error = run(*command, "--data-dir", str(tmp_path), code=2).stderr
+        assert f"process {ended.pid}, which ran here, is gone" in error
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_query_reads_unless_it_may_write(tmp_path: Path) -> None:
+    with EmbeddedServers(tmp_path, nats=None) as servers:
+        store = ("--url", f"127.0.0.1:{servers.clickhouse_port}", "--database", "default")
+        rows = run("query", "/* x */ SELECT [1, 2] AS a, 'x' AS b", "--format", "csv", *store).stdout
+        assert rows.splitlines() == ["a,b", '"[1, 2]",x']
+        for sql in ("DROP TABLE trade", "/* SELECT */ insert into trade values (1)", ""):
+            assert "--write" in (error := run("query", sql, *store, code=2).stderr) or "empty" in error
+        run("query", "CREATE TABLE made (a Int64) ENGINE = MergeTree ORDER BY a", "--write", *store)
+        assert "1 row" in run("query", "SELECT count() FROM made", *store).stdout
 
 
 def test_venues_and_config_print_what_there_is() -> None:

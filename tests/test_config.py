@@ -95,3 +95,9 @@ def test_the_switch_of_the_inner_loops_is_no_option_and_no_error() -> None:
     assert load(None, {"MARKETPRISM_PURE_PYTHON": "1"}) == load(None, {})
     with pytest.raises(ConfigError, match="MARKETPRISM_PURE_PYTHONS: no such option"):
         load(None, {"MARKETPRISM_PURE_PYTHONS": "1"})
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("nats: {stream: A}\nclickhouse: {}\nnats: {stream: B}\n")
+    with pytest.raises(ConfigError, match="'nats' is given twice"):
+        load(tmp_path / "c.yaml", {})

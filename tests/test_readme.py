@@ -67,6 +67,7 @@ async def test_the_queries_of_the_readme_answer_what_they_say(tmp_path: Path) ->
         store = Store(settings)
         (row,) = store.query(funding).to_pylist()
         assert row["base"] == "BTC"
+        assert row["hour"].minute == 0
         assert [round(row[name], 4) for name in ("binance", "okx", "deribit")] == [0.1095, 0.219, -0.1095]
         (row,) = store.query(ratios).to_pylist()
         assert (row["top_traders"], row["everybody"]) == (Decimal("0.7"), Decimal("0.4"))

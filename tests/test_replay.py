@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from decimal import Decimal
 from pathlib import Path
 
@@ -99,7 +100,29 @@ def test_a_price_that_is_no_number_is_counted_and_the_rest_is_kept(tmp_path: Pat
 def test_a_recording_cut_short_by_a_crash_is_read_up_to_there(tmp_path: Path) -> None:
     path = tmp_path / "binance_spot.jsonl"
     path.write_text(json.dumps({"t": 1, "raw": trade(1)}) + "\n" + '{"t": 2, "raw": "{cut')
-    assert len(list(read_lines(path))) == 1
+    cut: list[str] = []
+    assert len(list(read_lines(path, cut))) == 1
+    assert "line 2" in cut[0]
+
+
+def test_a_damaged_file_is_said_and_the_others_are_read(tmp_path: Path) -> None:
+    write(tmp_path, "binance_spot.jsonl.gz", [trade(n, f"{1 + random.Random(n).random():.8f}") for n in range(1, 3001)])
+    whole = (tmp_path / "binance_spot.jsonl.gz").read_bytes()
+    (tmp_path / "binance_spot-short.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "binance_spot-noise.jsonl.zst").write_bytes(random.Random(1).randbytes(3000))
+    (tmp_path / "binance_spot-folder.jsonl").mkdir()
+    found = replay_folder(tmp_path)
+    assert found["binance_spot.jsonl.gz"]["segments"][0]["symbols"]["AB"]["trade"]["count"] == 3000
+    assert "cut short" in found["binance_spot-short.jsonl.gz"]["segments"][0]["errors"][0]
+    assert "nothing can be read" in found["binance_spot-noise.jsonl.zst"]["error"]
+    assert len(found) == 3
+
+
+def test_expected_results_that_are_no_object_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "binance_spot.jsonl.gz", [trade(1)])
+    (tmp_path / "expected.json").write_text("[]")
+    with pytest.raises(RecordingError, match="must be an object"):
+        replay_folder(tmp_path)
 
 
 def test_a_bad_line_in_the_middle_is_named(tmp_path: Path) -> None:

@@ -98,6 +98,22 @@ def test_a_number_that_does_not_fit_is_an_error(text: str) -> None:
         batch_from_records([trade(price=text)])
 
 
+async def test_a_table_that_somebody_dropped_is_made_again(tmp_path: Path) -> None:
+    with EmbeddedServers(tmp_path, nats=None) as own:
+        settings = ClickHouseSettings("127.0.0.1", own.clickhouse_port)
+        sink = ClickHouseSink(settings)
+        await sink.open()
+        await sink.write([trades(1, 5)], "a")
+        store = Store(settings)
+        store.query("DROP TABLE trade")
+        with pytest.raises(SinkUnavailable, match="trade"):
+            await sink.write([trades(6, 9)], "b")
+        assert await sink.write([trades(6, 9)], "b") == 4
+        assert store.counts() == {"trade": 4}
+        store.close()
+        await sink.close()
+
+
 async def test_data_of_the_wrong_shape_is_refused_for_good(clickhouse: ClickHouseSettings) -> None:
     sink = ClickHouseSink(clickhouse)
     await sink.open()

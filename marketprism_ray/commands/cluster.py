@@ -18,6 +18,7 @@ from marketprism_ray.commands import wide_console
 from marketprism_ray.config import load
 from marketprism_ray.errors import ConfigError, MarketPrismError
 from marketprism_ray.logs import configure
+from marketprism_ray.running import outcome_file, read_run, run_file
 
 DATA_DIR = click.option(
     "--data-dir",
@@ -27,6 +28,9 @@ DATA_DIR = click.option(
     help="Of the running system.",
 )
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+UNDELIVERED = "some rows were not delivered: the next start writes gap rows, and fetches what the venues still have"
 
 
 @click.command()
@@ -56,9 +60,11 @@ def up(file: Path, wait: float) -> None:
         click.echo(f"ClickHouse http://{system.settings['clickhouse'].host}:{system.settings['clickhouse'].port}")
         click.echo(f"look with: marketprism status --data-dir {config.system.data_dir}")
         try:
-            system.wait_live(wait, ended)
+            found = system.wait_live(wait, ended)
+            for name, error in found["errors"].items():
+                click.echo(f"{name}: {error}", err=True)
             if not ended.is_set():
-                click.echo("everything is live")
+                click.echo("everything else is live" if found["errors"] else "everything is live")
         except MarketPrismError as error:
             click.echo(f"{error}; going on trying", err=True)
         while not ended.wait(1.0):
@@ -66,7 +72,7 @@ def up(file: Path, wait: float) -> None:
         click.echo("draining ...")
     finally:
         whole = system.stop()
-    click.echo("stopped" if whole else "stopped; some rows were not delivered, see the gap rows after the next start")
+    click.echo("stopped" if whole else f"stopped; {UNDELIVERED}")
     sys.exit(0 if whole else 1)
 
 
@@ -115,10 +121,27 @@ def status(data_dir: Path, as_json: bool, story: bool) -> None:
 
 def _tables(found: dict[str, Any]) -> Table:
     table = Table(title=f"MarketPrism Ray {found['version']}: {found['streams']} streams", title_justify="left")
-    for name in ("actor", "state", "pid", "epoch", "starts", "rows", "books live", "missing", "repaired", "last error"):
+    for name in (
+        "actor",
+        "state",
+        "pid",
+        "epoch",
+        "starts",
+        "rows",
+        "last frame",
+        "books live",
+        "missing",
+        "repaired",
+        "last error",
+    ):
         table.add_column(name)
     for c in found["collectors"]:
-        errors = [c.get("error"), *c.get("errors", [])]
+        cut = [
+            f"{x['name']} {x['state']}: {x['error']}"
+            for x in c.get("connections", [])
+            if x["state"] not in ("open", "replacing")
+        ]
+        errors = [c.get("error"), *c.get("errors", []), *cut]
         table.add_row(
             c["name"],
             c["state"],
@@ -126,6 +149,7 @@ def _tables(found: dict[str, Any]) -> Table:
             str(c["epoch"]),
             str(c["starts"]),
             f"{c.get('records', 0):,}",
+            _age(c.get("last_received")),
             f"{c.get('books_live', 0)}/{c.get('books', 0)}",
             str(c.get("trades_missing", "")),
             str(c.get("trades_repaired", "")),
@@ -143,9 +167,14 @@ def _tables(found: dict[str, Any]) -> Table:
             "",
             "",
             "",
+            "",
             s.get("last_error", ""),
         )
     return table
+
+
+def _age(received: int | None) -> str:
+    return f"{max(time.time_ns() - received, 0) / 1e9:.0f} s ago" if received else "-"
 
 
 @click.command()
@@ -158,18 +187,21 @@ def down(data_dir: Path, wait: float) -> None:
     Example:
       marketprism down
     """
-    path = data_dir.absolute() / "run.json"
-    if not path.exists():
-        raise ConfigError(f"{path}: nothing runs with this data directory")
-    pid = json.loads(path.read_text())["pid"]
+    path = run_file(data_dir)
     try:
+        pid = read_run(data_dir)["pid"]
         os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
+    except (ConfigError, ProcessLookupError) as error:
+        if not path.exists():
+            raise
         path.unlink()
-        raise ConfigError(f"process {pid} of {path} is gone; removed the file") from None
+        raise ConfigError(f"{error}; removed the file") from None
     deadline = time.monotonic() + wait
     while path.exists():
         if time.monotonic() > deadline:
-            raise MarketPrismError(f"process {pid} has not stopped within {wait:g} s")
+            raise MarketPrismError(f"process {pid} has not stopped within {wait:g} s; it may still be delivering")
         time.sleep(0.1)
+    outcome = outcome_file(data_dir)
+    if outcome.exists() and not json.loads(outcome.read_text())["whole"]:
+        raise MarketPrismError(f"stopped; {UNDELIVERED}")
     click.echo("stopped")

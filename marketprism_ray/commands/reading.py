@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import pyarrow as pa
@@ -17,9 +17,16 @@ from rich.table import Table
 from marketprism_ray import query as reading
 from marketprism_ray.commands import wide_console
 from marketprism_ray.errors import ConfigError
+from marketprism_ray.records import RECORDS
+from marketprism_ray.running import read_run
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.nats import NatsSettings
 from marketprism_ray.sinks.settings import reader_settings
+
+READS = ("SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS")
+VERB = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(\w+)", re.DOTALL)
+SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*")
+HINT_S = 10.0
 
 DATA_DIR = click.option(
     "--data-dir",
@@ -28,14 +35,6 @@ DATA_DIR = click.option(
     show_default=True,
     help="Of the running system.",
 )
-
-
-def _run(data_dir: Path) -> dict[str, Any]:
-    path = data_dir.absolute() / "run.json"
-    if not path.exists():
-        raise ConfigError(f"{path}: nothing runs with this data directory; start it with `marketprism up`")
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 @click.command()
@@ -51,13 +50,22 @@ def tail(subject: str, server: str | None, count: int | None, data_dir: Path) ->
       marketprism tail 'trades-data.>'
       marketprism tail 'orderbook-data.okx_spot.spot.BTC-USDT' --count 1
     """
-    settings = NatsSettings((server,)) if server else reader_settings(_run(data_dir))[0]
+    if not SUBJECT.fullmatch(subject):
+        raise ConfigError(f"subject {subject!r}: words between dots, without blanks; * is any word, > any rest")
+    settings = NatsSettings((server,)) if server else reader_settings(read_run(data_dir))[0]
+
+    async def hint() -> None:
+        await asyncio.sleep(HINT_S)
+        known = ", ".join(f"{record.kind}.>" for record in RECORDS.values())
+        click.echo(f"nothing yet under {subject}; subjects begin with {known}", err=True)
 
     async def read() -> None:
         left = count
+        waiting = asyncio.create_task(hint())
         async for name, record in reading.tail(settings, subject):
             if name.startswith(("_INBOX", "$")):
                 continue
+            waiting.cancel()
             click.echo(record.decode())
             if left is not None:
                 left -= 1
@@ -74,23 +82,31 @@ def tail(subject: str, server: str | None, count: int | None, data_dir: Path) ->
 @click.argument("sql")
 @click.option("--url", help="host:port of the ClickHouse HTTP interface; without it that of the running system.")
 @click.option("--database", help="Without it that of the running system, or marketprism.")
+@click.option("--write", is_flag=True, help="Allow statements that change the store.")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 @DATA_DIR
-def query(sql: str, url: str | None, database: str | None, form: str, data_dir: Path) -> None:
+def query(sql: str, url: str | None, database: str | None, write: bool, form: str, data_dir: Path) -> None:
     """Run SQL against the store; repeats are never seen (final = 1).
+
+    Only statements that read are run, unless --write is given.
 
     \b
     Examples:
       marketprism query "SELECT symbol_name, count() FROM trade GROUP BY 1"
       marketprism query "SELECT * FROM gap ORDER BY opened_at" --format json
     """
+    found = VERB.match(sql)
+    if found is None:
+        raise ConfigError("the statement is empty")
+    if not write and found[1].upper() not in READS:
+        raise ConfigError(f"{found[1]} is none of {', '.join(READS)}; --write runs it all the same")
     if url is not None:
         host, _, port = url.rpartition(":")
         if not port.isdigit():
             raise ConfigError(f"--url {url!r}: give host:port, for example 127.0.0.1:8123")
         settings = ClickHouseSettings(host, int(port), database=database or "marketprism")
     else:
-        _, settings = reader_settings(_run(data_dir))
+        _, settings = reader_settings(read_run(data_dir))
         settings = replace(settings, database=database or settings.database)
     store = reading.Store(settings)
     try:
@@ -107,7 +123,7 @@ def _print(table: pa.Table, form: str) -> None:
     elif form == "csv":
         writer = csv.writer(sys.stdout)
         writer.writerow(table.column_names)
-        writer.writerows(row.values() for row in rows)
+        writer.writerows([_plain(value) for value in row.values()] for row in rows)
     else:
         shown = Table()
         for name in table.column_names:
@@ -115,13 +131,17 @@ def _print(table: pa.Table, form: str) -> None:
         for row in rows:
             shown.add_row(*(_cell(value) for value in row.values()))
         wide_console().print(shown)
-        click.echo(f"{len(rows):,} rows")
+        click.echo("1 row" if len(rows) == 1 else f"{len(rows):,} rows")
+
+
+def _plain(value: object) -> object:
+    return json.dumps(value, default=str) if isinstance(value, (list, dict)) else value
 
 
 def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, list):
-        return f"[{len(value)} levels]" if len(value) > 3 else str(value)
+        return f"[{len(value)} values]" if len(value) > 3 else str(_plain(value))
     text = str(value)
     return text.rstrip("0").rstrip(".") if "." in text and text.replace(".", "").replace("-", "").isdigit() else text

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from marketprism_ray.commands import wide_console
 from marketprism_ray.config import validate
-from marketprism_ray.errors import ConfigError
+from marketprism_ray.errors import ConfigError, RecordingError
 from marketprism_ray.logs import configure
 from marketprism_ray.recording import Recorder
 from marketprism_ray.replay import replay_folder
@@ -92,8 +92,10 @@ def replay(folder: Path, as_json: bool) -> None:
     """
     begin = time.monotonic()
     results = replay_folder(folder)
+    unread = [result["error"] for result in results.values() if "error" in result]
     if as_json:
         click.echo(json.dumps(results))
+        _refuse(unread)
         return
     for name, result in results.items():
         if "types" in result:
@@ -152,15 +154,26 @@ def replay(folder: Path, as_json: bool) -> None:
             for error in segment["errors"]:
                 click.echo(f"error: {error}")
     click.echo(f"{time.monotonic() - begin:.1f} s")
+    _refuse(unread)
+
+
+def _refuse(unread: list[str]) -> None:
+    """End with what could not be read, after what could."""
+    if unread:
+        raise RecordingError("; ".join(unread))
 
 
 @click.command()
 @click.option("--venues", default=",".join(SIMULATED), show_default=True)
 @click.option(
-    "--rate", default=200.0, show_default=True, help="Market events a second; 0 is as fast as the machine allows."
+    "--rate",
+    type=click.FloatRange(min=0),
+    default=200.0,
+    show_default=True,
+    help="Market events a second; 0 is as fast as the machine allows.",
 )
 @click.option("--seed", default=1, show_default=True)
-@click.option("--port", default=0, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
 @click.option("--extra", default=0, show_default=True, help="Made-up coins that each venue lists besides.")
 def simulate(venues: str, rate: float, seed: int, port: int, extra: int) -> None:
     """Run the simulated venues on loopback until Ctrl-C.

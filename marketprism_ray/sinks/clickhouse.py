@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,8 +21,13 @@ from marketprism_ray.records import RECORDS, SEQUENCE_COLUMNS
 from marketprism_ray.schemas import create_table
 from marketprism_ray.sinks import StreamId
 
+# It prints what it also raises.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+
 REFUSED = {6, 16, 20, 26, 27, 38, 41, 53, 69, 70, 72, 117, 130, 131, 349, 407}
 """Codes that say the data is wrong: cannot parse, no such column, type mismatch, value out of range, ..."""
+GONE = {60, 81}
+"""Somebody dropped a table or the database: they are made again, and the write is tried again."""
 RECENT_MINUTES = 10
 RECENT_DAYS = 2
 SYMBOLS_PER_QUERY = 50
@@ -79,6 +85,11 @@ class ClickHouseSink:
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
+        self._prepare()
+        self._client = connect(self.settings)
+
+    def _prepare(self) -> None:
+        """Create what is not there."""
         settings = self.settings
         admin = connect(settings, database="default")
         try:
@@ -90,7 +101,6 @@ class ClickHouseSink:
             raise SinkUnavailable(f"ClickHouse: preparing tables: {shorten(str(error), 300)}") from error
         finally:
             admin.close()
-        self._client = connect(settings)
 
     async def write(self, batches: Sequence[pa.RecordBatch], token: str) -> int:
         """Insert batches of one data type as one block."""
@@ -111,6 +121,8 @@ class ClickHouseSink:
             text = f"ClickHouse: {data_type_of(batches[0])}, {table.num_rows} rows: {shorten(str(error), 400)}"
             if code in REFUSED:
                 raise BadBatch(text) from error
+            if code in GONE:
+                self._prepare()
             raise SinkUnavailable(text) from error
         except (OperationalError, ClickHouseError, OSError) as error:
             raise SinkUnavailable(f"ClickHouse: {shorten(str(error), 300)}") from error
