@@ -196,14 +196,23 @@ async def test_a_stop_waits_while_a_slow_server_goes_on_taking_and_not_longer(
     await actor.start()
     for n in range(0, 200, 20):
         session.make(n, n + 19)
-    await until(lambda: not session.batches)
-    stopping = asyncio.create_task(actor.stop(timeout_s=0.5))
-    for n in range(1, 9):
-        await asyncio.sleep(0.2)  # slower than the whole would be allowed to take, faster than one write
-        target.turn.release()
-        await until(lambda n=n: len(sequences(target)) == 20 * n)  # type: ignore[misc]
-        assert not stopping.done()
-    assert await stopping is False, "nothing more is taken"
+    await until(lambda: actor._unacknowledged == 10)
+    waits = 0
+
+    async def wait_for(flushed: Any, timeout_s: float) -> None:
+        """Let the server take one write a wait, eight in all."""
+        nonlocal waits
+        waits += 1
+        flushed.close()
+        if waits <= 8:
+            target.turn.release()
+            await until(lambda: actor._unacknowledged == 10 - waits)
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "wait_for", wait_for)
+        assert await actor.stop() is False, "nothing more is taken"
+    assert waits == 9
     assert sequences(target) == list(range(160))
 
 
