@@ -9,7 +9,7 @@ This module does no I/O and does not know who takes the batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -321,6 +321,12 @@ class Batcher:
     def pending_rows(self) -> int:
         """Rows not yet in a batch."""
         return sum(len(buffer.rows) for buffer in self._buffers)
+
+    def waiting(self, data_type: str) -> Iterator[tuple[Owner, Any]]:
+        """Give the rows of a data type that are not yet in a batch, as the venue sent them, with their streams."""
+        for buffer in self._buffers:
+            if buffer.data_type == data_type:
+                yield from zip(buffer.owners, buffer.rows, strict=True)
 
     def drain(self, now: int, *, force: bool = False) -> list[Batch]:
         """Close the buffers that are due.

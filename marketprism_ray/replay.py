@@ -61,6 +61,8 @@ class Replay:
         self.errors: list[str] = []
         self.messages: dict[tuple[str, str], int] = {}
         self.sums: dict[tuple[str, str], TradeSums] = {}
+        self._digits: dict[str, tuple[int, int]] = {}
+        """Stream key -> most digits after the point of a quantity, and of price and quantity together."""
         self.shown: dict[tuple[str, str], Shown] = {}
         self._instruments = instruments
         self._feeds: dict[tuple[str, str], Feed] = {}
@@ -166,6 +168,11 @@ class Replay:
         self._drain(now)
 
     def _drain(self, now: int) -> None:
+        for owner, trade in self.batcher.waiting("trade"):
+            price, quantity = _digits(trade.price), _digits(trade.quantity)
+            most = self._digits.get(owner.key, (0, 0))
+            if quantity > most[0] or price + quantity > most[1]:
+                self._digits[owner.key] = (max(quantity, most[0]), max(price + quantity, most[1]))
         for batch in self.batcher.drain(now, force=True):
             if batch.data_type == "trade":
                 self._add(batch)
@@ -201,7 +208,7 @@ class Replay:
         for (symbol, name), stream in sorted(self.streams.items()):
             if isinstance(stream, TradeStream):
                 sums = self.sums.get((symbol, name), TradeSums())
-                figures = sums.figures(stream, self.messages[symbol, name])
+                figures = sums.figures(stream, self.messages[symbol, name], self._digits.get(stream.key, (0, 0)))
             elif isinstance(stream, RecordStream):
                 figures = self.shown[symbol, name].figures() | {"errors": stream.decode_errors}
             else:
@@ -326,8 +333,8 @@ class TradeSums:
         self.value += price * quantity
         self.sells += maker
 
-    def figures(self, stream: TradeStream, messages: int) -> dict[str, Any]:
-        """Give the figures under their names."""
+    def figures(self, stream: TradeStream, messages: int, digits: tuple[int, int]) -> dict[str, Any]:
+        """Give the figures under their names; ``digits`` after the point is what the venue's texts add up to."""
         text = stream.codec.id_is_text
 
         def identity(value: int | None) -> int | str | None:
@@ -338,8 +345,8 @@ class TradeSums:
             "first_id": identity(self.first),
             "last_id": identity(self.last),
             "id_steps_other_than_one": self.steps,
-            "quantity_sum": _plain(self.quantity),
-            "price_times_quantity_sum": _plain(self.value),
+            "quantity_sum": _with_digits(self.quantity, digits[0]),
+            "price_times_quantity_sum": _with_digits(self.value, digits[1]),
             "taker_sell_count": self.sells,
             "messages": messages,
             "missing": stream.missing,
@@ -402,6 +409,17 @@ def book_figures(stream: BookStream, messages: int) -> dict[str, Any]:
 
 def _plain(value: Decimal) -> str:
     return format(value, "f")
+
+
+def _digits(text: str) -> int:
+    return len(text.partition(".")[2])
+
+
+def _with_digits(value: Decimal, digits: int) -> str:
+    """Write so many digits after the point, and those beyond that are not 0."""
+    whole, _, fraction = _plain(value).partition(".")
+    fraction = fraction.rstrip("0").ljust(digits, "0")
+    return f"{whole}.{fraction}" if fraction else whole
 
 
 def _pairs(levels: Sequence[WireLevel]) -> list[list[str]]:
