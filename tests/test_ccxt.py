@@ -99,6 +99,9 @@ class Watcher:
                 self.books += 1
             except ccxt.NetworkError:
                 self.breaks += 1
+                if self._client.id == "deribit":
+                    # It applies a snapshot to the book it had: what was deleted meanwhile would stay for ever.
+                    self._client.orderbooks.pop(self._symbol, None)
 
 
 def levels_of(symbol: Symbol) -> list[list[tuple[float, ...]]]:
