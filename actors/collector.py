@@ -71,11 +71,12 @@ class Kept:
 
     def move(self, spill: Spill) -> bool:
         """Put it on disk; False if that takes no more."""
-        if self.batch is not None:
-            self.place = spill.put(self.batch)
-            if self.place is not None:
-                self.batch = None
-        return self.batch is None
+        assert self.batch is not None
+        self.place = spill.put(self.batch)
+        if self.place is None:
+            return False
+        self.batch = None
+        return True
 
 
 class Lane:
@@ -86,7 +87,6 @@ class Lane:
         self.actor = actor
         self.pending: deque[Kept] = deque()
         self.in_flight: list[Kept] = []
-        self.acknowledged = 0
         self.retries = 0
         self.rows = 0
         self.more = asyncio.Event()
@@ -128,7 +128,6 @@ class Lane:
         """Give what was carried, now that it is acknowledged."""
         done, self.in_flight, self._load = self.in_flight, [], []
         self.rows -= sum(kept.rows for kept in done)
-        self.acknowledged += len(done)
         if not self.pending:
             self.more.clear()
         return done

@@ -101,3 +101,6 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("nats: {stream: A}\nclickhouse: {}\nnats: {stream: B}\n")
     with pytest.raises(ConfigError, match="'nats' is given twice"):
         load(tmp_path / "c.yaml", {})
+    (tmp_path / "c.yaml").write_text("? [nats]\n: {stream: A}\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load(tmp_path / "c.yaml", {})

@@ -175,10 +175,11 @@ class Drill:
 
     def kill_all(self) -> None:
         """Kill every process of ours: nothing is left that remembers how far the streams came, but the stores."""
-        status, servers = self._system.status(), self._system.servers.state()
+        status = self._system.status()
         actors = [status, *status["sinks"], *status["collectors"]]
-        for pid in [actor["pid"] for actor in actors] + [servers[name]["pid"] for name in ("nats", "clickhouse")]:
-            os.kill(pid, signal.SIGKILL)
+        for actor in actors:
+            os.kill(actor["pid"], signal.SIGKILL)
+        self._signal_servers(signal.SIGKILL)
         self._note(f"coordinator, {len(actors) - 1} sinks and collectors, nats-server and ClickHouse killed")
 
     def stall_servers(self) -> None:
