@@ -351,10 +351,6 @@ class Session:
                 return list(stream.sync.story)
         return []
 
-    def watermarks(self) -> dict[str, Watermark]:
-        """Give the last accepted sequence of each stream."""
-        return {stream.key: mark for stream in self.streams if (mark := stream.watermark) is not None}
-
 
 def _chunks(streams: Sequence[Stream], size: int) -> list[list[Stream]]:
     """Deal streams to sockets of at most so many keys; streams of one key stay together."""
