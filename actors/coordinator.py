@@ -22,6 +22,7 @@ from actors.collector import Collector
 from actors.options import actor_name
 from actors.sinks import Delivery, SinkActor
 from marketprism_ray import __version__
+from marketprism_ray.batching import revision
 from marketprism_ray.config import Config, Exchange
 from marketprism_ray.errors import ConfigError, MarketPrismError
 from marketprism_ray.logs import configure
@@ -458,6 +459,7 @@ class Coordinator:
                     first_missing=first_missing,
                     collector=shard.name,
                     epoch=epoch,
+                    revision=revision(epoch, 0),
                 )
             )
         batch = batch_from_records(records)

@@ -266,6 +266,11 @@ class RecordBuffer(_Buffer):
         return batch_from_records(rows)
 
 
+def revision(epoch: int, count: int) -> int:
+    """Give the revision of a gap row: later epochs come after earlier ones, whatever the clocks say."""
+    return epoch << 32 | count
+
+
 class Batcher:
     """The open batches of one collector.
 
@@ -289,6 +294,7 @@ class Batcher:
         self.rejected_total = 0
         self._on_rejected = on_rejected
         self._number = 0
+        self._revision = 0
         self._buffers: list[_Buffer] = []
         self._trades: dict[tuple[int, str], TradeBuffer] = {}
         self._records: dict[str, RecordBuffer] = {}
@@ -316,6 +322,11 @@ class Batcher:
         buffer.rows.append(record)
         buffer.received.append(received)
         buffer.bytes += 200
+
+    def revision(self) -> int:
+        """Give the next revision of a gap row: larger than any before, also of earlier epochs."""
+        self._revision += 1
+        return revision(self.epoch, self._revision)
 
     @property
     def pending_rows(self) -> int:

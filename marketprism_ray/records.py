@@ -53,6 +53,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Identity of a message, where a row is updated in place; empty means the same as ``key``."""
     partition: ClassVar[str] = "timestamp"
     """The time that decides on the daily partition; must not change between repeats of a key."""
+    version: ClassVar[str] = "receive_timestamp"
+    """Where rows of one key differ, the one with the largest value here is what readers see."""
 
 
 class Trade(Record, frozen=True, kw_only=True):
@@ -265,21 +267,24 @@ class OptionGreeks(Record, frozen=True, kw_only=True):
 
 
 class Gap(Record, frozen=True, kw_only=True):
-    """A known hole in a stream. Written when it opens and again when it changes: the last row of a key counts."""
+    """A known hole in a stream. Written when it opens and again when it changes: the largest revision counts.
+
+    Where the type has sequences the hole is ``first_missing`` to ``last_missing``, else the time between
+    ``opened_at`` and ``closed_at``. ``open`` may still be repaired; ``repaired`` is stored as a whole;
+    ``unrepairable`` is what the venue does not give back.
+    """
 
     table: ClassVar[str] = "gap"
     kind: ClassVar[str] = "gap-data"
-    key: ClassVar[tuple[str, ...]] = ("data_type", "opened_at", "first_missing")
-    message_key: ClassVar[tuple[str, ...]] = (
-        "data_type",
-        "opened_at",
-        "first_missing",
-        "status",
-        "receive_timestamp",
-    )
+    key: ClassVar[tuple[str, ...]] = ("data_type", "channel", "opened_at", "first_missing")
+    message_key: ClassVar[tuple[str, ...]] = (*key, "revision")
     partition: ClassVar[str] = "opened_at"
+    version: ClassVar[str] = "revision"
 
     data_type: Annotated[str, Meta(description="data type of the stream that has the hole")]
+    channel: Annotated[
+        str, Meta(description="which of several streams of the data type, for example a candle's interval; else empty")
+    ] = ""
     reason: Annotated[
         str, Meta(description="`sequence`, `disconnected`, `collector_lost`, `malformed`, `checksum`, ...")
     ]
@@ -292,6 +297,7 @@ class Gap(Record, frozen=True, kw_only=True):
     status: Annotated[Literal["open", "repaired", "unrepairable"], Meta(description="state of the hole")] = "open"
     collector: Annotated[str, Meta(description="who found it")] = ""
     epoch: Annotated[int, Meta(description="epoch of that collector")] = 0
+    revision: Annotated[int, Meta(description="orders the rows of one hole: epoch x 2^32 + a count")] = 0
 
 
 class InstrumentRecord(Record, frozen=True, kw_only=True):

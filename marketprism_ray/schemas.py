@@ -23,8 +23,8 @@ LEVELS = pa.list_(pa.struct([pa.field("price", DECIMAL, False), pa.field("quanti
 
 _LOW_CARDINALITY = {
     *("exchange_name", "market_type", "symbol_name", "source", "side", "quantity_unit", "interval", "period"),
-    *("order_status", "index_name", "resolution", "underlying_index", "data_type", "reason", "status", "collector"),
-    *("base", "quote", "settle", "contract_unit", "option_type"),
+    *("order_status", "index_name", "resolution", "underlying_index", "data_type", "channel", "reason", "status"),
+    *("collector", "base", "quote", "settle", "contract_unit", "option_type"),
 }
 
 
@@ -140,7 +140,7 @@ def create_table(data_type: str, *, database: str, ttl_days: int | None, dedup_w
     ttl = f"\nTTL toDateTime({partition}) + INTERVAL {int(ttl_days)} DAY" if ttl_days else ""
     return (
         f"CREATE TABLE IF NOT EXISTS `{database}`.`{data_type}` (\n  {columns}\n)\n"
-        f"ENGINE = ReplacingMergeTree(receive_timestamp)\nPARTITION BY toDate({partition})\nORDER BY ({order}){ttl}\n"
+        f"ENGINE = ReplacingMergeTree({RECORDS[data_type].version})\nPARTITION BY toDate({partition})\nORDER BY ({order}){ttl}\n"
         f"SETTINGS non_replicated_deduplication_window = {int(dedup_window)}"
     )
 

@@ -117,6 +117,7 @@ class Stream:
             source="stream",
             collector=self.batcher.collector,
             epoch=self.batcher.epoch,
+            revision=self.batcher.revision(),
             **fields,
         )
         self.batcher.record(self, record, received)

@@ -123,6 +123,6 @@ def test_message_ids_differ_where_rows_differ_and_repeat_where_they_repeat() -> 
 
 def test_a_gap_that_closes_is_a_new_message_about_the_same_row() -> None:
     opened = Gap(**COMMON, data_type="trade", reason="sequence", opened_at=1)  # type: ignore[arg-type]
-    closed = Gap(**COMMON, data_type="trade", reason="sequence", opened_at=1, status="repaired")  # type: ignore[arg-type]
+    closed = Gap(**COMMON, data_type="trade", reason="sequence", opened_at=1, status="repaired", revision=1)  # type: ignore[arg-type]
     first, second = message_ids(batch_from_records([opened, closed])).to_pylist()
     assert first != second
