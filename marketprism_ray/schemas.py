@@ -140,7 +140,8 @@ def create_table(data_type: str, *, database: str, ttl_days: int | None, dedup_w
     ttl = f"\nTTL toDateTime({partition}) + INTERVAL {int(ttl_days)} DAY" if ttl_days else ""
     return (
         f"CREATE TABLE IF NOT EXISTS `{database}`.`{data_type}` (\n  {columns}\n)\n"
-        f"ENGINE = ReplacingMergeTree({RECORDS[data_type].version})\nPARTITION BY toDate({partition})\nORDER BY ({order}){ttl}\n"
+        f"ENGINE = ReplacingMergeTree({RECORDS[data_type].version})\n"
+        f"PARTITION BY toDate({partition})\nORDER BY ({order}){ttl}\n"
         f"SETTINGS non_replicated_deduplication_window = {int(dedup_window)}"
     )
 
