@@ -14,11 +14,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from marketprism_ray.simulator.binance import DAY_MS, Binance
+from marketprism_ray.simulator.binance.figures import Day
 from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent
 from marketprism_ray.simulator.server import Simulator
-from marketprism_ray.simulator.summaries import FUNDING_MS, candles, funding_rate, last_day, long_share
-from marketprism_ray.simulator.wire import Wire
+from marketprism_ray.simulator.summaries import DAY_MS, FUNDING_MS, candles, funding_rate, last_day, long_share
 
 SPOT = ("binance_spot", "BTC-USDT")
 USDM = ("binance_derivatives", "BTC-USDT-SWAP")
@@ -360,13 +359,14 @@ async def test_ticker_sums_the_day(place: tuple[str, str]) -> None:
 
 def test_the_day_forgets_what_is_older() -> None:
     market = Market(["binance_spot"], 1)
-    house, symbol = Binance("binance_spot", market, Wire()), market.symbols[SPOT]
+    symbol = market.symbols[SPOT]
+    window = Day(symbol)
     for hour in range(40):
         for minute in range(20):
             symbol.trade(hour * 3_600_000 + minute * 60_000)
             symbol.change(0)
         now = hour * 3_600_000 + 1_800_000
-        day, found = last_day(symbol.truth, now), house._days[symbol].until(now).figures()
+        day, found = last_day(symbol.truth, now), window.until(now).figures()
         assert day is not None
         assert (found["count"], found["openPrice"], found["highPrice"], found["lowPrice"], found["lastPrice"]) == (
             day.trades,
