@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from marketprism_ray.simulator import deribit
+from marketprism_ray.simulator.deribit import house as deribit
+from marketprism_ray.simulator.deribit.session import Credits
 from marketprism_ray.simulator.server import Simulator
 
 NAME = "deribit_derivatives"
@@ -155,7 +156,7 @@ async def test_history_goes_by_sequence_both_ways(simulator: Simulator) -> None:
 
 async def test_too_many_requests_are_refused_and_end_a_session(simulator: Simulator) -> None:
     house: Any = simulator._houses[NAME]
-    house._requests = deribit._Credits(0.001, 3)
+    house._methods.requests = Credits(0.001, 3)
     async with Client(simulator) as client:
         for _ in range(3):
             assert (await client.rest("get_time"))[0] == 200

@@ -17,8 +17,9 @@ from aiohttp.test_utils import TestServer
 from aiohttp.web import Application
 
 from marketprism_ray.simulator.market import EXPIRY, Market, TradeEvent
-from marketprism_ray.simulator.okx import CHANNELS, Okx
-from marketprism_ray.simulator.okx_rest import FORMS, end_of, open_of
+from marketprism_ray.simulator.okx.channels import CHANNELS
+from marketprism_ray.simulator.okx.house import Okx
+from marketprism_ray.simulator.okx.intervals import FORMS, end_of, open_of
 from marketprism_ray.simulator.server import Simulator
 from marketprism_ray.simulator.summaries import (
     DAY_MS,

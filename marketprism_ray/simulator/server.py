@@ -24,9 +24,9 @@ import pyarrow as pa
 from aiohttp import web
 
 from marketprism_ray.simulator.binance import Binance
-from marketprism_ray.simulator.deribit import Deribit
+from marketprism_ray.simulator.deribit.house import Deribit
 from marketprism_ray.simulator.market import BookEvent, Listing, Market, Symbol, TradeEvent
-from marketprism_ray.simulator.okx import KEEP_ALIVE_S, Okx
+from marketprism_ray.simulator.okx.house import KEEP_ALIVE_S, Okx
 from marketprism_ray.simulator.wire import Fault, Wire
 
 VENUES = (
@@ -44,8 +44,10 @@ class House(Protocol):
     """The server side of one venue."""
 
     name: str
-    rate_limited: int
-    """Requests refused by its limiter."""
+
+    @property
+    def rate_limited(self) -> int:
+        """Requests refused by its limiter."""
 
     def relist(self) -> None:
         """Look at the market's list of symbols again."""

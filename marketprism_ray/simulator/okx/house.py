@@ -10,19 +10,25 @@ import json
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent
-from marketprism_ray.simulator.okx_rest import (
-    FORMS,
-    LIMITS,
+from marketprism_ray.simulator.okx.channels import (
+    CHANNELS,
+    book_frame,
+    counted_trade_frame,
+    key_of,
+    levels_text,
+    liquidation_frame,
+    push,
+    trade_frame,
+)
+from marketprism_ray.simulator.okx.figures import Figures
+from marketprism_ray.simulator.okx.rest import LIMITS, OkxRest, answer
+from marketprism_ray.simulator.okx.rows import (
     TYPES,
-    Figures,
-    OkxRest,
-    answer,
     candle_row,
     family_of,
     funding_row,
@@ -41,47 +47,6 @@ KEEP_ALIVE_S = 60.0
 BEAT_MS = 100
 """What is sent by the clock is looked at this often."""
 CONNECTION = "a4d3ae55"
-_DERIVATIVES = ("SWAP", "FUTURES", "OPTION")
-
-
-@dataclass(frozen=True)
-class Channel:
-    """A channel on offer.
-
-    Parameters
-    ----------
-    argument : what names a stream of it; ``index`` is an ``instId`` that names an index
-    every_ms : cadence of what is sent by the clock; 0 for what is sent as it happens
-    types : types of instruments that have it
-    """
-
-    path: str = "public"
-    argument: str = "instId"
-    every_ms: int = 0
-    types: tuple[str, ...] = TYPES
-
-    @property
-    def parameter(self) -> str:
-        """The argument's name on the wire."""
-        return "instId" if self.argument == "index" else self.argument
-
-
-CHANNELS = {
-    "trades-all": Channel("business"),
-    "trades": Channel(),
-    "books": Channel(),
-    "bbo-tbt": Channel(),
-    "books5": Channel(every_ms=100),
-    "tickers": Channel(every_ms=100),
-    "index-tickers": Channel(argument="index", every_ms=100),
-    "mark-price": Channel(every_ms=1_000, types=_DERIVATIVES),
-    "opt-summary": Channel(argument="instFamily", every_ms=1_000),
-    "open-interest": Channel(every_ms=3_000, types=_DERIVATIVES),
-    "funding-rate": Channel(every_ms=30_000, types=("SWAP",)),
-    "liquidation-orders": Channel(argument="instType"),
-    "instruments": Channel(argument="instType"),
-    **{f"candle{form}": Channel("business", every_ms=1_000) for form in FORMS},
-}
 
 
 class Okx:
@@ -165,7 +130,7 @@ class Okx:
             client.send(text({**identity, "event": op, "arg": arg, "connId": CONNECTION}))
             name = arg["channel"]
             value = arg[CHANNELS[name].parameter]
-            key = _key(name, value)
+            key = key_of(name, value)
             if op == "unsubscribe":
                 self._wire.unsubscribe(client, key)
             else:
@@ -198,7 +163,7 @@ class Okx:
             self._sent.setdefault(key, (now_ms, self._state(name, value)))
             rows = self._rows(name, value, now_ms)
             if rows:
-                client.send(_push(key, rows))
+                client.send(push(key, rows))
         elif name == "books":
             client.send(self._snapshot(self._figures[value].symbol))
         elif name in ("trades", "trades-all"):
@@ -206,14 +171,14 @@ class Okx:
             if symbol.truth.subscribed_from is None:
                 symbol.truth.subscribed_from = symbol.trade_id + 1
         elif name == "liquidation-orders" and value in self._forced:
-            client.send(_push(key, [liquidation_row(self._forced[value])]))
+            client.send(push(key, [liquidation_row(self._forced[value])]))
 
     def _snapshot(self, symbol: Symbol) -> str:
         bids, asks = symbol.book(400)
         return (
-            f'{{"arg":{_key("books", symbol.listing.venue_symbol)},'
-            f'"action":"snapshot","data":[{{"asks":{_levels(asks)},'
-            f'"bids":{_levels(bids)},"ts":"{_now()}","checksum":0,"prevSeqId":-1,"seqId":{symbol.update_id}}}]}}'
+            f'{{"arg":{key_of("books", symbol.listing.venue_symbol)},'
+            f'"action":"snapshot","data":[{{"asks":{levels_text(asks)},'
+            f'"bids":{levels_text(bids)},"ts":"{_now()}","checksum":0,"prevSeqId":-1,"seqId":{symbol.update_id}}}]}}'
         )
 
     def notice(self) -> None:
@@ -231,20 +196,20 @@ class Okx:
         self._figures[symbol].add(event)
         if isinstance(event, BookEvent):
             self._changed[symbol] = event.time_ms
-            self._send(_key("bbo-tbt", symbol), event, self._best)
-            self._send(_key("books", symbol), event, _book)
+            self._send(key_of("bbo-tbt", symbol), event, self._best)
+            self._send(key_of("books", symbol), event, book_frame)
             return
-        self._send(_key("trades-all", symbol), event, _trade)
-        self._send(_key("trades", symbol), event, _counted_trade)
+        self._send(key_of("trades-all", symbol), event, trade_frame)
+        self._send(key_of("trades", symbol), event, counted_trade_frame)
         if event.is_liquidation:
             kind = type_of(event.listing)
             self._forced[kind] = event
-            self._send(_key("liquidation-orders", kind), event, _liquidation)
+            self._send(key_of("liquidation-orders", kind), event, liquidation_frame)
 
     def _best(self, key: str, event: BookEvent) -> str:
         bid, ask = self._figures[event.listing.venue_symbol].symbol.best()
         return (
-            f'{{"arg":{key},"data":[{{"asks":{_levels([ask])},"bids":{_levels([bid])},'
+            f'{{"arg":{key},"data":[{{"asks":{levels_text([ask])},"bids":{levels_text([bid])},'
             f'"ts":"{event.time_ms}","seqId":{event.last}}}]}}'
         )
 
@@ -286,7 +251,7 @@ class Okx:
         if name.startswith("candle"):
             figures = self._figures[value]
             for bar in figures.closed.get(name.removeprefix("candle"), ()):
-                self._send(key, [candle_row(figures, bar, is_closed=True)], _push)
+                self._send(key, [candle_row(figures, bar, is_closed=True)], push)
         every, state = CHANNELS[name].every_ms, self._state(name, value)
         sent_ms, sent_state = self._sent.get(key, (0, None))
         if now_ms // every == sent_ms // every or (state is not None and state == sent_state):
@@ -294,7 +259,7 @@ class Okx:
         self._sent[key] = now_ms, state
         rows = self._rows(name, value, now_ms)
         if rows:
-            self._send(key, rows, _push)
+            self._send(key, rows, push)
 
     def _state(self, name: str, value: str) -> int | None:
         """Give a number that grows when a stream has something new to say; None if it always has."""
@@ -335,7 +300,7 @@ class Okx:
         """Send no levels, and ``prevSeqId`` equal to ``seqId``."""
         name, last = symbol.listing.venue_symbol, symbol.update_id
         self._changed[name] = now_ms
-        self._send(_key("books", name), BookEvent(symbol.listing, last, last, last, (), (), now_ms), _book)
+        self._send(key_of("books", name), BookEvent(symbol.listing, last, last, last, (), (), now_ms), book_frame)
 
     # --- faults of this house ---
 
@@ -380,40 +345,5 @@ class Okx:
         return self._rest_api.answer(endpoint, query, _now())
 
 
-def _trade(key: str, event: TradeEvent, more: str = "") -> str:
-    side = "sell" if event.taker_sold else "buy"
-    return (
-        f'{{"arg":{key},"data":[{{"instId":"{event.listing.venue_symbol}","tradeId":"{event.id}","px":"{event.price}",'
-        f'"sz":"{event.quantity}","side":"{side}","ts":"{event.time_ms}","source":"0"{more}}}]}}'
-    )
-
-
-def _counted_trade(key: str, event: TradeEvent) -> str:
-    return _trade(key, event, f',"count":"1","seqId":{event.id}')
-
-
-def _liquidation(key: str, event: TradeEvent) -> str:
-    return _push(key, [liquidation_row(event)])
-
-
-def _book(key: str, event: BookEvent) -> str:
-    return (
-        f'{{"arg":{key},"action":"update","data":[{{"asks":{_levels(event.asks)},"bids":{_levels(event.bids)},'
-        f'"ts":"{event.time_ms}","checksum":0,"prevSeqId":{event.previous},"seqId":{event.last}}}]}}'
-    )
-
-
-def _push(key: str, rows: list[Any]) -> str:
-    return f'{{"arg":{key},"data":{text(rows)}}}'
-
-
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def _key(channel: str, value: str) -> str:
-    return f'{{"channel":"{channel}","{CHANNELS[channel].parameter}":"{value}"}}'
-
-
-def _levels(levels: Any) -> str:
-    return "[" + ",".join(f'["{p}","{q}","0","{0 if q == "0" else 1}"]' for p, q in levels) + "]"

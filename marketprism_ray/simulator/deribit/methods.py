@@ -1,0 +1,273 @@
+"""Methods of Deribit's JSON-RPC that give data, the same on sockets and over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from marketprism_ray.simulator.deribit.channels import CURRENCIES, KINDS, VOLATILITY_INDEXES, is_group
+from marketprism_ray.simulator.deribit.listed import RESOLUTIONS_MS, Listed, events_of, trade_id
+from marketprism_ray.simulator.deribit.rows import (
+    NEVER_MS,
+    bar,
+    figures_of,
+    instrument,
+    ticker,
+    trade,
+    usd_volume,
+    window,
+)
+from marketprism_ray.simulator.deribit.session import Credits
+from marketprism_ray.simulator.deribit.text import TOO_MANY, Raw, RpcError, exponent, now, raw_or_null
+from marketprism_ray.simulator.market import plain
+from marketprism_ray.simulator.summaries import RunningCandle, funding_rate, index_price, mark_price, volatility
+
+VOLATILITY_STEPS_MS = {"1": 1_000, "60": 60_000, "3600": 3_600_000, "43200": 43_200_000, "1D": 86_400_000}
+HOUR_MS = 3_600_000
+CHANNELS_PER_CALL = 500
+REQUESTS_PER_S, REQUEST_BURST = 20.0, 100.0
+LISTS_PER_S, LIST_BURST = 1.0, 50.0
+TRADES_PER_PAGE, FUNDING_PER_PAGE, VOLATILITY_PER_PAGE, CANDLES_PER_PAGE = 1_000, 744, 1_000, 5_000
+VERSION = {"version": "1.2.26"}
+
+
+class Methods:
+    """The methods, with the credits they cost.
+
+    Parameters
+    ----------
+    listed : symbols by the venue's name
+    indexes : the symbol whose trades stand in for each index
+    """
+
+    def __init__(self, listed: Mapping[str, Listed], indexes: Mapping[str, Listed]) -> None:
+        self.rate_limited = 0
+        self.requests = Credits(REQUESTS_PER_S, REQUEST_BURST)
+        self._lists = Credits(LISTS_PER_S, LIST_BURST)
+        self._listed = listed
+        self._indexes = indexes
+        self._methods: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "get_time": lambda _: now(),
+            "test": lambda _: VERSION,
+            "hello": lambda _: VERSION,
+            "status": lambda _: {"locked": "false", "locked_indices": []},
+            "get_currencies": get_currencies,
+            "get_instruments": self._get_instruments,
+            "get_instrument": lambda params: instrument(self._of(params).symbol.listing),
+            "get_order_book": self._get_order_book,
+            "ticker": lambda params: ticker(self._of(params), now()),
+            "get_book_summary_by_currency": self._get_summaries,
+            "get_last_trades_by_instrument": self._get_trades,
+            "get_last_trades_by_instrument_and_time": self._get_trades,
+            "get_last_trades_by_currency": self._get_trades_of_many,
+            "get_last_trades_by_currency_and_time": self._get_trades_of_many,
+            "get_tradingview_chart_data": self._get_chart,
+            "get_funding_rate_history": self._get_funding,
+            "get_volatility_index_data": self._get_volatility,
+            "get_index_price": self._get_index_price,
+        }
+
+    def _of(self, params: dict[str, Any]) -> Listed:
+        one = self._listed.get(str(params.get("instrument_name", "")))
+        if one is None:
+            raise invalid("instrument_name")
+        return one
+
+    def answer(self, method: str, params: dict[str, Any]) -> Any:
+        """Give the result of a method without ``public/``; raises `RpcError`."""
+        if method not in self._methods:
+            raise RpcError(-32601, "Method not found")
+        if not self.requests.take() or (method == "get_instruments" and not self._lists.take()):
+            self.rate_limited += 1
+            raise RpcError(TOO_MANY, "too_many_requests")
+        return self._methods[method](params)
+
+    def _chosen(self, params: dict[str, Any]) -> list[Listed]:
+        kind, currency = str(params.get("kind") or "any"), str(params.get("currency") or "any")
+        if kind not in KINDS:
+            raise invalid("kind")
+        if not is_group(kind, currency):
+            raise invalid("currency")
+        return [one for one in self._listed.values() if one.is_in(kind, currency)]
+
+    def _get_instruments(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        chosen = self._chosen(params)
+        # None has expired: the only delivery day is far away.
+        return (
+            []
+            if str(params.get("expired", "")).lower() == "true"
+            else [instrument(one.symbol.listing) for one in chosen]
+        )
+
+    def _get_order_book(self, params: dict[str, Any]) -> dict[str, Any]:
+        one, depth, now_ms = self._of(params), whole(params, "depth", 5), now()
+        return {**ticker(one, now_ms), **window(one.symbol, min(max(depth, 1), 10_000), now_ms)}
+
+    def _get_index_price(self, params: dict[str, Any]) -> dict[str, Any]:
+        one = self._indexes.get(str(params.get("index_name", "")))
+        if one is None:
+            raise invalid("index_name")
+        price = Raw(plain(index_price(one.symbol)))
+        return {"index_price": price, "estimated_delivery_price": price}
+
+    def _get_summaries(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        now_ms = now()
+        found = []
+        for one in self._chosen(params):
+            listing, day = one.symbol.listing, one.day
+            (bid, _), (ask, _) = one.symbol.best()
+            usd = Raw(plain(usd_volume(one)))
+            found.append(
+                {
+                    "instrument_name": one.name,
+                    "creation_timestamp": now_ms,
+                    "base_currency": listing.base,
+                    "quote_currency": listing.base if one.kind == "option" else listing.quote,
+                    "volume": Raw(plain(day.in_base(listing))),
+                    "volume_usd": usd,
+                    "volume_notional": usd,
+                    "price_change": raw_or_null(day.change_percent),
+                    "high": raw_or_null(day.high if day.trades else None),
+                    "low": raw_or_null(day.low if day.trades else None),
+                    "last": raw_or_null(day.last),
+                    "bid_price": Raw(bid),
+                    "ask_price": Raw(ask),
+                    "mid_price": Raw(plain(mark_price(one.symbol))),
+                    **figures_of(one, now_ms),
+                }
+            )
+        return found
+
+    def _get_trades(self, params: dict[str, Any]) -> dict[str, Any]:
+        one = self._of(params)
+        truth = one.symbol.truth
+        first_id = truth.ids[0] if truth.ids else 0
+        low = max(
+            whole(params, "start_seq", first_id) - first_id,
+            bisect_left(truth.times_ms, whole(params, "start_timestamp", 0)),
+        )
+        high = min(
+            whole(params, "end_seq", first_id + len(truth.ids)) - first_id + 1,
+            bisect_right(truth.times_ms, whole(params, "end_timestamp", NEVER_MS)),
+        )
+        places = range(low, max(low, high))
+        chosen = _page(params, places)
+        rows = [Raw(trade(one, event)) for event in events_of(one.symbol, chosen)]
+        return {"trades": rows, "has_more": len(places) > len(chosen)}
+
+    def _get_trades_of_many(self, params: dict[str, Any]) -> dict[str, Any]:
+        start, end = whole(params, "start_timestamp", 0), whole(params, "end_timestamp", NEVER_MS)
+        rows: list[tuple[int, int, int, Listed]] = []
+        for one in self._chosen(params):
+            times = one.symbol.truth.times_ms
+            places = range(bisect_left(times, start), bisect_right(times, end))
+            rows += [(times[place], one.number, place, one) for place in places]
+        rows.sort(key=lambda row: row[:3])
+        ids = [trade_id(one.symbol.truth.ids[place], one.number) for _, _, place, one in rows]
+        try:
+            low = ids.index(str(params["start_id"])) if "start_id" in params else 0
+            high = ids.index(str(params["end_id"])) + 1 if "end_id" in params else len(ids)
+        except ValueError:
+            raise invalid("start_id, end_id") from None
+        places = range(low, max(low, high))
+        chosen = _page(params, places)
+        found = [
+            (one, event) for _, _, place, one in (rows[i] for i in chosen) for event in events_of(one.symbol, (place,))
+        ]
+        return {"trades": [Raw(trade(one, event)) for one, event in found], "has_more": len(places) > len(chosen)}
+
+    def _get_chart(self, params: dict[str, Any]) -> dict[str, Any]:
+        one, step = self._of(params), RESOLUTIONS_MS.get(str(params.get("resolution")))
+        if step is None:
+            raise invalid("resolution")
+        times = one.symbol.truth.times_ms
+        low = bisect_left(times, whole(params, "start_timestamp") // step * step)
+        high = bisect_left(times, (whole(params, "end_timestamp") // step + 1) * step)
+        candles: list[RunningCandle] = []
+        for event in events_of(one.symbol, range(low, max(low, high))):
+            if not candles or event.time_ms // step * step != candles[-1].open_ms:
+                candles.append(RunningCandle(step))
+            candles[-1].add(event)
+        rows = [bar(candle) for candle in candles[-CANDLES_PER_PAGE:]]
+        names = ("tick", "open", "high", "low", "close", "volume", "cost")
+        columns = {"ticks" if name == "tick" else name: [row[name] for row in rows] for name in names}
+        return {**columns, "status": "ok" if rows else "no_data"}
+
+    def _get_funding(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        listing = self._of(params).symbol.listing
+        if listing.market_type != "perpetual":
+            raise invalid("instrument_name")
+        index = Raw(plain(listing.price))
+        found = []
+        for at in _times(params, HOUR_MS)[-FUNDING_PER_PAGE:]:
+            rate = funding_rate(listing, at)
+            found.append(
+                {
+                    "timestamp": at,
+                    "index_price": index,
+                    "prev_index_price": index,
+                    "interest_8h": Raw(plain(rate)),
+                    "interest_1h": exponent(rate / 8),
+                }
+            )
+        return found
+
+    def _get_volatility(self, params: dict[str, Any]) -> dict[str, Any]:
+        index = f"{str(params.get('currency', '')).lower()}_usd"
+        step = VOLATILITY_STEPS_MS.get(str(params.get("resolution", "")))
+        if index not in VOLATILITY_INDEXES:
+            raise invalid("currency")
+        if step is None:
+            raise invalid("resolution")
+        times = _times(params, step)
+        page = times[-VOLATILITY_PER_PAGE:]
+        rows = []
+        for at in page:
+            values = [volatility(index, at + i * step // 4) for i in range(4)]
+            rows.append([at, *(Raw(plain(value)) for value in (values[0], max(values), min(values), values[-1]))])
+        return {"data": rows, "continuation": page[0] - step if len(times) > len(page) else None}
+
+
+def invalid(param: str) -> RpcError:
+    """Give the error for a wrong parameter."""
+    return RpcError(-32602, "Invalid params", {"reason": "invalid value", "param": param})
+
+
+def whole(params: dict[str, Any], name: str, default: int | None = None) -> int:
+    """Read a whole number; without a default it must be there."""
+    value = params.get(name, default)
+    if isinstance(value, int | str):
+        with contextlib.suppress(ValueError):
+            return int(value)
+    raise invalid(name)
+
+
+def keys_of(params: dict[str, Any]) -> list[str]:
+    """Read the channels of a call, in another order."""
+    keys = params.get("channels")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise invalid("channels")
+    if not keys or len(keys) > CHANNELS_PER_CALL:
+        raise RpcError(11050, "bad_request", f"from 1 to {CHANNELS_PER_CALL} channels")
+    if any(key.endswith(".raw") for key in keys):
+        raise RpcError(13778, "raw_subscriptions_not_available_for_unauthorized")
+    return sorted(set(keys))
+
+
+def _page(params: dict[str, Any], places: range) -> range:
+    """Choose from the rows asked for: the oldest in their order, or the newest backwards."""
+    count = min(max(whole(params, "count", 10), 1), TRADES_PER_PAGE)
+    return places[:count] if params.get("sorting") == "asc" else places[-count:][::-1]
+
+
+def _times(params: dict[str, Any], step_ms: int) -> range:
+    """Give the beginnings of steps between the times asked for, none in the future."""
+    start, end = whole(params, "start_timestamp"), min(whole(params, "end_timestamp"), now())
+    return range(-(-start // step_ms) * step_ms, end + 1, step_ms)
+
+
+def get_currencies(_: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the currencies."""
+    return [{"currency": name, "currency_long": name, "min_confirmations": 1} for name in CURRENCIES]

@@ -1,0 +1,1 @@
+"""The server side of OKX v5: ``house`` serves sockets, ``rest`` requests, both over ``figures`` and ``rows``."""
