@@ -323,6 +323,10 @@ class Collector:
         """Cut the sockets as a network would: a drill."""
         return self._session.drop_connections()
 
+    async def step_clock(self, seconds: float) -> None:
+        """Let this process's wall clock step: a drill."""
+        self._session.clock.shift(int(seconds * 1e9))
+
     async def status(self) -> dict[str, Any]:
         """Give what an operator wants to know."""
         return {

@@ -557,6 +557,12 @@ class Coordinator:
                 cut += await self._cluster.call(actor.handle, "cut", timeout_s=CALL_S)
         return cut
 
+    async def step_clock(self, venue: str, seconds: float) -> None:
+        """Let the wall clock of a venue's collectors step: a drill."""
+        for actor in self._actors.values():
+            if actor.handle is not None and actor.shard is not None and actor.shard.venue == venue:
+                await self._cluster.call(actor.handle, "step_clock", seconds, timeout_s=CALL_S)
+
     async def stop(self) -> bool:
         """Drain every collector and end all actors; True if everything was delivered."""
         self._loop.cancel()

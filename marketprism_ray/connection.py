@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.frames import CloseCode
 
+from marketprism_ray.clock import Clock
 from marketprism_ray.errors import MarketPrismError
 from marketprism_ray.feed import Feed, FetchSnapshot, FetchTrades, Finished, Reconnect, Replace, Send
 from marketprism_ray.rest import RestClient, is_loopback
@@ -93,6 +94,7 @@ class Connection:
         name: str = "",
         connects: Pacer | None = None,
         chance: random.Random | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.venue = venue
         self.endpoint = endpoint
@@ -108,7 +110,9 @@ class Connection:
         self._connects = connects or Pacer(venue.limits.connects, venue.limits.connects_period_s)
         self._chance = chance or random.Random()
         self._log = log.bind(venue=venue.name, conn=name, endpoint=endpoint)
+        self.clock = clock or Clock()
         self._socket: ClientConnection | None = None
+        self._driver: _Driver | None = None
         self._reading = asyncio.Event()
         self._reading.set()
 
@@ -126,6 +130,13 @@ class Connection:
             return 0
         self._socket.transport.abort()
         return 1
+
+    def clock_stepped(self, now: int, moved: int) -> None:
+        """Hear that the wall clock has stepped: the feeds move their deadlines along."""
+        driver = self._driver
+        while driver is not None:
+            driver.feed.clock_stepped(now, moved)
+            driver = driver.standby
 
     async def run(self) -> None:
         """Connect, read, reconnect; until cancelled."""
@@ -181,9 +192,9 @@ class Connection:
         self._socket = socket
         self.state = "open"
         began = time.monotonic()
-        driver = _Driver(self, socket, feed)
+        driver = self._driver = _Driver(self, socket, feed)
         if opened:
-            feed.opened(time.time_ns())
+            feed.opened(self.clock.wall_ns())
             self._log.info("opened", url=self.url, streams=len(feed.streams))
         reason = "cancelled"
         successor: tuple[ClientConnection, Feed] | None = None
@@ -195,7 +206,8 @@ class Connection:
         finally:
             self._socket = None
             await driver.stop()
-            feed.closed(reason, time.time_ns())
+            self._driver = None
+            feed.closed(reason, self.clock.wall_ns())
             self.counts["disconnects"] += 1
             self.state = "closed"
             self._log.info("closed", reason=reason, seconds=round(time.monotonic() - began, 3), **feed.summary())
@@ -210,13 +222,13 @@ class _Driver:
         self.replacement: tuple[ClientConnection, Feed] | None = None
         self._owner = owner
         self._socket = socket
-        self._feed = feed
+        self.feed = feed
         self._sends: asyncio.Queue[str] = asyncio.Queue(10_000)
         self._fetches: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(owner.settings.fetches)
         self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
-        self._standby: _Driver | None = None
+        self.standby: _Driver | None = None
         self._replacing = False
         lifetime = owner.venue.limits.lifetime_s
         margin = owner.settings.replace_margin_s * (1 + owner._chance.random())
@@ -226,10 +238,10 @@ class _Driver:
         """Drive until the socket ends, is given up or replaced; gives the reason."""
         self.start()
         reason = await self._end
-        standby = self._standby
+        standby = self.standby
         if self.replacement is None and standby is not None and not standby._end.done():
             # This socket died before its replacement had caught up: that one is further on than a new one would be.
-            self.replacement = (standby._socket, standby._feed)
+            self.replacement = (standby._socket, standby.feed)
             self._owner.last_error = reason
             self._owner._log.info("replacing_early", reason=reason)
         return reason
@@ -253,20 +265,20 @@ class _Driver:
         await asyncio.gather(*tasks, return_exceptions=True)
         # Whoever goes on with this feed sends what is left.
         while not self._sends.empty():
-            self._feed.actions.append(Send(self._sends.get_nowait()))
-        if self._standby is not None:
-            await self._standby.stop()
+            self.feed.actions.append(Send(self._sends.get_nowait()))
+        if self.standby is not None:
+            await self.standby.stop()
             if self.replacement is None:
-                self._standby._socket.transport.abort()
-                self._standby._feed.closed("the socket it was to replace is gone", time.time_ns())
+                self.standby._socket.transport.abort()
+                self.standby.feed.closed("the socket it was to replace is gone", self._owner.clock.wall_ns())
 
     def _finish(self, reason: str) -> None:
         if not self._end.done():
             self._end.set_result(reason)
 
     async def _read(self) -> None:
-        socket, feed, reading = self._socket, self._feed, self._owner._reading
-        receive, handle, clock, actions = socket.recv, feed.frame, time.time_ns, feed.actions
+        socket, feed, reading = self._socket, self.feed, self._owner._reading
+        receive, handle, clock, actions = socket.recv, feed.frame, self._owner.clock.wall_ns, feed.actions
         try:
             while True:
                 for _ in range(YIELD_EVERY):
@@ -286,10 +298,10 @@ class _Driver:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._feed.tick(time.time_ns())
-            if self._feed.actions:
+            self.feed.tick(self._owner.clock.tick_ns())
+            if self.feed.actions:
                 self._act()
-            if self._replace_at is not None and time.monotonic() > self._replace_at and not self._feed.standby:
+            if self._replace_at is not None and time.monotonic() > self._replace_at and not self.feed.standby:
                 self._replace_at = None
                 self._start_replacement("lifetime")
 
@@ -305,7 +317,7 @@ class _Driver:
                 return  # the reader reports it
 
     def _act(self) -> None:
-        actions = self._feed.actions
+        actions = self.feed.actions
         while actions:
             match actions.popleft():
                 case Send(text):
@@ -323,15 +335,15 @@ class _Driver:
                     self._finish("replaced")
 
     async def _fetch(self, action: FetchSnapshot | FetchTrades) -> None:
-        delay = (action.not_before - time.time_ns()) / 1e9
+        delay = (action.not_before - self._owner.clock.wall_ns()) / 1e9
         if delay > 0:
             await asyncio.sleep(delay)
-        feed = self._feed
+        feed = self.feed
         async with self._slots:
             try:
                 answer = await self._owner._rest.get(action.request)
             except MarketPrismError as error:
-                now = time.time_ns()
+                now = self._owner.clock.wall_ns()
                 if isinstance(action, FetchSnapshot):
                     feed.snapshot_failed(action.stream, str(error), now)
                 else:
@@ -361,8 +373,8 @@ class _Driver:
         owner.state = "replacing"
         feed = owner._make_feed(True)
         standby = _Driver(owner, socket, feed)
-        self._standby = standby
-        feed.opened(time.time_ns())
+        self.standby = standby
+        feed.opened(owner.clock.wall_ns())
         standby.start()
         try:
             reason = await asyncio.wait_for(asyncio.shield(standby._end), owner.settings.replace_timeout_s)
@@ -370,9 +382,9 @@ class _Driver:
             reason = "replaced"
             owner._log.warning("replacement_incomplete", silent=feed.silent_streams[:10])
         if reason != "replaced":
-            self._standby = None
+            self.standby = None
             await standby.stop()
-            feed.closed(reason, time.time_ns())
+            feed.closed(reason, owner.clock.wall_ns())
             socket.transport.abort()
             self._replace_later(reason)
             return

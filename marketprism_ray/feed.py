@@ -117,6 +117,13 @@ class Subscription:
     frames_seen: int = 0
     last_frame: int = 0
 
+    def clock_stepped(self, moved: int) -> None:
+        """Move the times there are along with the clock; 0 means never."""
+        self.sent += moved if self.sent else 0
+        self.acked += moved if self.acked else 0
+        self.retry_at += moved if self.retry_at else 0
+        self.last_frame += moved if self.last_frame else 0
+
     def look(self, now: int) -> None:
         """Note when the stream last had frames; the hot path only counts them."""
         if self.stream.frames != self.frames_seen:
@@ -246,6 +253,20 @@ class Feed(FrameIntake):
         if now >= self._next_check:
             self._next_check = now + SECOND // 4
             self._check(now)
+
+    def clock_stepped(self, now: int, moved: int) -> None:
+        """Hear that the wall clock has stepped: deadlines stay as far away as they were.
+
+        Parameters
+        ----------
+        now, moved : time after the step and its length, ns
+        """
+        self.now = now
+        self._last_frame += moved
+        self._next_check += moved
+        self._pinged += moved
+        for subscription in self._subscriptions.values():
+            subscription.clock_stepped(moved)
 
     def closed(self, reason: str, now: int) -> None:
         """Hear that the socket is gone. A standby feed that carries the same streams counts from now on."""

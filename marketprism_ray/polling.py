@@ -154,6 +154,12 @@ class Poller:
             return every
         return OrTrigger([every, CronTrigger(minute=0, second=SETTLED_AFTER_S, timezone=UTC)])
 
+    def run_all(self) -> None:
+        """Run every job now and then at its interval again: the wall clock, which they go by, has stepped."""
+        if self._scheduler is not None:
+            for job in self._scheduler.get_jobs():
+                job.modify(next_run_time=datetime.now(UTC))
+
     async def stop(self) -> None:
         """End all jobs; a request under way is given up."""
         self._stopping = True

@@ -16,12 +16,14 @@ from marketprism_ray.amounts import instrument_record
 from marketprism_ray.batching import Batch, Batcher, BatchLimits
 from marketprism_ray.book_stream import BookStream
 from marketprism_ray.budget import RequestBudget
+from marketprism_ray.clock import Clock
 from marketprism_ray.config import Config, Exchange
 from marketprism_ray.connection import Connection, ConnectionSettings, Pacer
 from marketprism_ray.errors import ConfigError
 from marketprism_ray.feed import Feed, FeedSettings
 from marketprism_ray.instruments import Instrument, InstrumentTable, parse_top
 from marketprism_ray.polling import PolledRows, Poller
+from marketprism_ray.records import Gap
 from marketprism_ray.rest import RestClient, RestSettings
 from marketprism_ray.streams import RecordStream, Stream
 from marketprism_ray.trade_stream import TradeStream
@@ -131,6 +133,8 @@ class Session:
         self.batcher = Batcher(collector, epoch, BatchLimits(limits.rows, limits.bytes, limits.age_s))
         self.rest = make_rest(self.venue, self.exchange, config, share=share)
         self.rest.on_answer = on_answer
+        self.clock = Clock()
+        self.clock.on_step(self._clock_stepped)
         self.streams: list[Stream] = []
         self.connections: list[Connection] = []
         self._resume = dict(resume or {})
@@ -139,6 +143,7 @@ class Session:
         self._tasks: list[asyncio.Task[None]] = []
         self.poller: Poller | None = None
         self.liquidations_down: list[str] = []
+        self._drain_all = False
         self._log = log.bind(venue=shard.venue, shard=shard.name, epoch=epoch)
 
     async def start(self) -> None:
@@ -192,7 +197,7 @@ class Session:
 
     def _note_instruments(self, instruments: Mapping[str, Instrument]) -> None:
         """Write down how the venue describes the instruments of this shard now."""
-        received = time.time_ns()
+        received = self.clock.wall_ns()
         for instrument in instruments.values():
             owner = PolledRows(f"{self.venue.name}/instrument", instrument)
             self.batcher.record(owner, instrument_record(instrument, received), received)
@@ -269,9 +274,43 @@ class Session:
             ),
             name=name,
             connects=connects,
+            clock=self.clock,
         )
 
     # --- by the clock ---
+
+    def _clock_stepped(self, now: int, moved: int) -> None:
+        """Let nothing but timestamps change when the wall clock steps, and write down that these cannot be trusted."""
+        self._log.warning("clock_stepped", seconds=round(moved / 1e9, 3))
+        for stream in self.streams:
+            stream.clock_stepped(moved)
+        for connection in self.connections:
+            connection.clock_stepped(now, moved)
+        if self.poller is not None:
+            self.poller.run_all()
+        self._drain_all = True
+        if not self.streams:
+            return
+        owner = self.streams[0]
+        opened_at, closed_at = sorted((now - moved, now))
+        note = Gap(
+            exchange_name=self.venue.name,
+            market_type=owner.instrument.market_type,
+            symbol_name="all",
+            timestamp=opened_at,
+            receive_timestamp=now,
+            source="stream",
+            data_type="clock",
+            reason="clock_stepped",
+            opened_at=opened_at,
+            closed_at=closed_at,
+            missing_count=0,
+            status="unrepairable",
+            collector=self.batcher.collector,
+            epoch=self.batcher.epoch,
+            revision=self.batcher.revision(),
+        )
+        self.batcher.record(owner, note, now)
 
     def _log_health(self) -> None:
         """Say in one line how the shard is."""
@@ -294,7 +333,10 @@ class Session:
 
     def drain(self, *, force: bool = False) -> list[Batch]:
         """Close the batches that are due; ``force`` closes all."""
-        return self.batcher.drain(time.time_ns(), force=force)
+        now = self.clock.tick_ns()
+        # What was received before a step has an age that means nothing.
+        force, self._drain_all = force or self._drain_all, False
+        return self.batcher.drain(now, force=force)
 
     def pause(self) -> None:
         """Stop reading sockets: the sinks cannot take more."""

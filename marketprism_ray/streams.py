@@ -87,6 +87,9 @@ class Stream:
         """Hear that an accepted row could not be a record."""
         self._failed(error)
 
+    def clock_stepped(self, moved: int) -> None:
+        """Hear that the wall clock has stepped by so many ns: deadlines move along."""
+
     def closed(self, reason: str) -> None:
         """Hear that the last connection is gone."""
 
