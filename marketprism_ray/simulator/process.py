@@ -89,6 +89,19 @@ class SimulatorProcess:
         found: dict[str, Any] = json.loads(self._call("ledger"))
         return found
 
+    def truth(self, part: str) -> pa.Table:
+        """Give all pages of a part of the truth ledger: ``frames`` or ``answers``, see ``truth.py``."""
+        summary = json.loads(self._call("truth"))[part]
+        if summary["forgotten"]:
+            raise MarketPrismError(f"simulator: {summary['forgotten']} {part} are forgotten: the run was too long")
+        pages = [self._call(f"truth/{part}?page={number}") for number in range(summary["pages"])]
+        return pa.concat_tables([pa.ipc.open_stream(page).read_all() for page in pages])
+
+    def happenings(self) -> list[dict[str, Any]]:
+        """Give faults, sockets, subscriptions and pauses, in order, each with ``time``, ``kind`` and ``venue``."""
+        found: list[dict[str, Any]] = json.loads(self._call("truth/happenings"))
+        return found
+
     def trades(self, venue: str, symbol: str) -> pa.Table:
         """Give every trade from the first subscription on."""
         query = urllib.parse.urlencode({"venue": venue, "symbol": symbol})

@@ -4,6 +4,9 @@
 ``GET /control/endpoints``                venue -> {"rest": url, socket name: url}
 ``GET /control/ledger``                   per venue and symbol: trades since the first subscription, trades emitted
                                           since the beginning, first and last id, first subscribed id
+``GET /control/truth``                    what the truth ledger holds (``truth.py``): rows and pages of each part
+``GET /control/truth/frames?page=``       a page of pushed frames, and of ``answers``: Arrow IPC
+``GET /control/truth/happenings``         faults, sockets, subscriptions, pauses
 ``GET /control/sockets``                  who is connected: venue, number, path, streams
 ``GET /control/trades?venue=&symbol=``    Arrow IPC stream of every trade from the first subscription on
 ``GET /control/book?venue=&symbol=``      the true book: levels as text, update id
@@ -120,6 +123,9 @@ class Simulator:
             [
                 web.get("/control/endpoints", self._endpoints),
                 web.get("/control/ledger", self._ledger),
+                web.get("/control/truth", self._truth),
+                web.get("/control/truth/{part:frames|answers}", self._truth_page),
+                web.get("/control/truth/happenings", self._happenings),
                 web.get("/control/sockets", self._sockets),
                 web.get("/control/trades", self._trades),
                 web.get("/control/book", self._book),
@@ -195,7 +201,23 @@ class Simulator:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         parts = request.path.split("/")
-        if _is_rest(parts) and (fault := self.wire.active(parts[1], "delay", "status", "html")) is not None:
+        if not _is_rest(parts):
+            return await handler(request)
+        body = await request.text()
+        answer = await self._answered(request, handler, parts[1])
+        if isinstance(answer, web.Response):
+            client = f"{request.remote} {request.headers.get('User-Agent', '')}"
+            path = "/".join(["", *parts[2:]])
+            self.wire.truth.answer(
+                *(parts[1], request.method, path, request.query_string, body, answer.status, answer.text or "", client)
+            )
+        return answer
+
+    async def _answered(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], venue: str
+    ) -> web.StreamResponse:
+        """Let a venue answer, or a fault in its place."""
+        if (fault := self.wire.active(venue, "delay", "status", "html")) is not None:
             if fault.kind == "delay":
                 await asyncio.sleep(max(fault.seconds, 0.1))
             elif fault.kind == "html":
@@ -204,6 +226,21 @@ class Simulator:
                 headers = {"Retry-After": "1"} if fault.status in (418, 429) else {}
                 return web.Response(text='{"code":-1000,"msg":"injected"}', status=fault.status, headers=headers)
         return await handler(request)
+
+    async def _truth(self, _: web.Request) -> web.Response:
+        return web.json_response(self.wire.truth.summary())
+
+    async def _truth_page(self, request: web.Request) -> web.Response:
+        truth = self.wire.truth
+        pages = truth.frames if request.match_info["part"] == "frames" else truth.answers
+        number = request.query.get("page", "0")
+        page = pages.page(int(number)) if number.isdecimal() else None
+        if page is None:
+            raise web.HTTPNotFound(text=f"no page {number!r}: there are {pages.pages}")
+        return web.Response(body=page)
+
+    async def _happenings(self, _: web.Request) -> web.Response:
+        return web.json_response(self.wire.truth.happenings)
 
     async def _endpoints(self, _: web.Request) -> web.Response:
         return web.json_response(self.endpoints())
@@ -268,6 +305,7 @@ class Simulator:
         if fault.venue not in self._houses:
             return web.Response(text=f"venue {fault.venue!r} is not simulated", status=400)
         house = self._houses[fault.venue]
+        self.wire.truth.happened("fault", fault.venue, fault=values)
         if fault.kind == "disconnect":
             return web.json_response({"cut": self.wire.disconnect(fault.venue, fault.stream, fault.connection)})
         if fault.kind == "notice":
@@ -281,6 +319,7 @@ class Simulator:
 
     async def _pause(self, request: web.Request) -> web.Response:
         self.paused = request.match_info["word"] == "pause"
+        self.wire.truth.happened("paused" if self.paused else "resumed")
         return web.json_response({"paused": self.paused, "events": self.events})
 
 

@@ -1,5 +1,7 @@
 """Sockets, subscriptions and faults of simulated venues: frames go from an event to whoever asked for them.
 
+All data goes through `Wire.publish` or, to one new listener, `Wire.greet`: both write it into the truth ledger.
+
 A fault is data: ``{"kind": "drop", "venue": "okx_spot", "stream": "books", "count": 3}``. ``stream`` is a part of the
 stream's name; without it every stream of the venue is meant. ``connection`` is the number of a socket as
 ``GET /control/sockets`` gives it; without it every socket is meant. A fault lasts ``count`` frames (requests), or
@@ -17,6 +19,8 @@ from dataclasses import dataclass, field
 from itertools import count as numbers
 
 from aiohttp import WSMsgType, web
+
+from marketprism_ray.simulator.truth import Ledger
 
 STREAM_FAULTS = ("drop", "repeat", "reorder", "corrupt", "silence")
 KINDS = (*STREAM_FAULTS, "disconnect", "refuse", "delay", "status", "html", "notice", "reset", "keep_alive")
@@ -97,11 +101,28 @@ class Client:
             self.touched = time.monotonic()
 
 
+class _Onlooker(Client):
+    """A plain client that gets nothing: what would be written for it goes into the ledger."""
+
+    def __init__(self, venue: str) -> None:
+        self.number, self.venue, self.path = 0, venue, ""
+        self.in_microseconds = False
+        self.keys = set()
+
+    def send(self, text: str) -> None:
+        """Take nothing."""
+
+    def abort(self) -> None:
+        """Have no connection."""
+
+
 class Wire:
     """Who listens to what, and what goes wrong on the way."""
 
     def __init__(self) -> None:
+        self.truth = Ledger()
         self.clients: set[Client] = set()
+        self._known: dict[str, set[str]] = defaultdict(set)
         self.faults: list[Fault] = []
         self._listeners: dict[tuple[str, str], set[Client]] = defaultdict(set)
         self._numbers = numbers(1)
@@ -109,42 +130,69 @@ class Wire:
     def subscribe(self, client: Client, key: str) -> None:
         """Add a stream to a socket."""
         client.keys.add(key)
+        self._known[client.venue].add(key)
         self._listeners[client.venue, key].add(client)
+        self.truth.happened("subscribed", client.venue, socket=client.number, key=key)
+
+    def known(self, venue: str) -> set[str]:
+        """Give every stream of a venue that somebody subscribed once: it goes on, heard or not."""
+        return set(self._known[venue])
 
     def unsubscribe(self, client: Client, key: str) -> None:
         """Take a stream off a socket."""
+        if key in client.keys:
+            self.truth.happened("unsubscribed", client.venue, socket=client.number, key=key)
         client.keys.discard(key)
         self._listeners[client.venue, key].discard(client)
 
     def publish(self, venue: str, key: str, text: Callable[[Client], str]) -> None:
-        """Send a frame to every listener, through the faults."""
-        listeners = self._listeners.get((venue, key))
-        if not listeners:
+        """Send a frame to every listener, through the faults; keep it in the ledger, heard or not.
+
+        Parameters
+        ----------
+        text : writes the frame as a client gets it; asked with a plain client as well, for the ledger
+        """
+        if key not in self._known[venue]:
             return
+        plain = text(_Onlooker(venue))
+        listeners = list(self._listeners[venue, key])
+        sent, eaten = len(listeners), "" if listeners else "unheard"
         for fault in self.faults:
             if fault.meets(venue, key) and not all(fault.spares(client) for client in listeners):
-                self._publish_badly(fault, key, list(listeners), text)
+                sent, eaten = self._publish_badly(fault, key, listeners, text), fault.kind
                 self.faults = [f for f in self.faults if not f.is_over]
-                return
-        for client in list(listeners):
-            client.send(text(client))
+                break
+        else:
+            for client in listeners:
+                client.send(text(client))
+        self.truth.frame(venue, key, plain, sent=sent, eaten=eaten)
 
-    def _publish_badly(self, fault: Fault, key: str, listeners: list[Client], text: Callable[[Client], str]) -> None:
+    def greet(self, client: Client, key: str, text: str) -> None:
+        """Send a new listener what it gets at once: a book's snapshot, the last state of a stream."""
+        client.send(text)
+        self.truth.frame(client.venue, key, text, socket=client.number, sent=1)
+
+    def _publish_badly(self, fault: Fault, key: str, listeners: list[Client], text: Callable[[Client], str]) -> int:
+        """Send a frame as a fault has it; give the number of sockets that get it whole, now or soon."""
         held, fault.held, fault.key = fault.held, {}, None
         if not fault.seconds and not held:
             fault.count -= 1
+        whole = 0
         for client in listeners:
             frame = text(client)
             if fault.spares(client):
                 client.send(frame)
+                whole += 1
                 continue
             match fault.kind:
                 case "repeat":
                     client.send(frame)
                     client.send(frame)
+                    whole += 1
                 case "corrupt":
                     client.send(frame[: len(frame) * 2 // 3])
                 case "reorder":
+                    whole += 1
                     if client in held:
                         client.send(frame)
                         client.send(held[client])
@@ -154,6 +202,7 @@ class Wire:
                         fault.held[client], fault.key = frame, key
                 case _:
                     pass  # drop and silence
+        return whole
 
     def active(self, venue: str, *kinds: str) -> Fault | None:
         """Give an active fault of these kinds; it is used up by one."""
@@ -176,6 +225,7 @@ class Wire:
         ]
         for client in cut:
             client.abort()
+            self.truth.happened("cut", venue, socket=client.number)
         return len(cut)
 
     async def serve(
@@ -197,6 +247,7 @@ class Wire:
         await socket.prepare(request)
         client = Client(next(self._numbers), socket, request, venue, path)
         self.clients.add(client)
+        self.truth.happened("opened", venue, socket=client.number, path=path)
         for name in names:
             assert opened is not None
             opened(client, name)
@@ -212,8 +263,9 @@ class Wire:
         finally:
             for task in tasks:
                 task.cancel()
+            self.truth.happened("closed", venue, socket=client.number)
             for key in list(client.keys):
-                self.unsubscribe(client, key)
+                self._listeners[venue, key].discard(client)
             self.clients.discard(client)
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await asyncio.gather(*tasks, return_exceptions=True)

@@ -59,7 +59,7 @@ class Beats:
         if second <= self._second:
             return
         self._second = second
-        wanted = {key for client in self._wire.clients if client.venue == self._desk.name for key in client.keys}
+        wanted = self._wire.known(self._desk.name)
         traded, self._traded = self._traded, {symbol: len(symbol.truth.ids) for symbol in self._desk.all}
         if not wanted:
             return

@@ -137,15 +137,15 @@ class Binance:
         self._send(f"{stream}@bookTicker", event.time_ms, event, self._best)
 
     def _send(self, key: str, time_ms: int, event: Any, body: Body) -> None:
-        """Write each form of a frame once, and only if a socket wants it."""
-        made: dict[tuple[bool, bool], str] = {}
+        """Write each form of a frame once, and only if somebody wanted it once."""
+        made: dict[bool, str] = {}
 
         def frame(client: Client) -> str:
-            form = (is_combined(client), client.in_microseconds and self._facts.has_microseconds)
-            if form not in made:
-                text = body(event, time_ms * 1000 if form[1] else time_ms)
-                made[form] = f'{{"stream":"{key}","data":{text}}}' if form[0] else text
-            return made[form]
+            is_micro = client.in_microseconds and self._facts.has_microseconds
+            if is_micro not in made:
+                made[is_micro] = body(event, time_ms * 1000 if is_micro else time_ms)
+            text = made[is_micro]
+            return f'{{"stream":"{key}","data":{text}}}' if is_combined(client) else text
 
         self._wire.publish(self.name, key, frame)
 

@@ -212,15 +212,15 @@ class Deribit:
         elif channel.topic == "book":
             one = self._listed[channel.place]
             one.know()
-            client.send(push(key, snapshot(one.symbol)))
+            self._wire.greet(client, key, push(key, snapshot(one.symbol)))
         elif channel.topic == "quote":
-            client.send(push(key, json_text(quote(self._listed[channel.place].symbol, now_ms))))
+            self._wire.greet(client, key, push(key, json_text(quote(self._listed[channel.place].symbol, now_ms))))
         elif channel.every_ms:
             self._streams[key] = channel
             self._sent.setdefault(key, (now_ms, self._state(channel, now_ms)))
             text = self._text(channel, now_ms)
             if text is not None:
-                client.send(push(key, text))
+                self._wire.greet(client, key, push(key, text))
 
     def _members(self, place: str) -> list[Listed]:
         """Give the symbols of a group, or the one of that name."""
@@ -295,7 +295,7 @@ class Deribit:
                 bundles[key].append((one, event))
 
     def _send(self, key: str, data: Callable[[], str]) -> None:
-        """Write a frame once, and only if a socket wants it."""
+        """Write a frame once, and only if somebody wanted it once."""
         made: list[str] = []
 
         def frame(_: Client) -> str:
@@ -322,7 +322,7 @@ class Deribit:
                 self._bundled[every] = now_ms // every_ms
                 for key in list(self._bundles[every]):
                     self._send_bundle(key)
-        wanted = {key for client in self._sessions for key in client.keys if key in self._streams}
+        wanted = self._wire.known(self.name) & self._streams.keys()
         for key in self._sent.keys() - wanted:
             del self._sent[key]
         for key in sorted(wanted):

@@ -163,15 +163,15 @@ class Okx:
             self._sent.setdefault(key, (now_ms, self._state(name, value)))
             rows = self._rows(name, value, now_ms)
             if rows:
-                client.send(push(key, rows))
+                self._wire.greet(client, key, push(key, rows))
         elif name == "books":
-            client.send(self._snapshot(self._figures[value].symbol))
+            self._wire.greet(client, key, self._snapshot(self._figures[value].symbol))
         elif name in ("trades", "trades-all"):
             symbol = self._figures[value].symbol
             if symbol.truth.subscribed_from is None:
                 symbol.truth.subscribed_from = symbol.trade_id + 1
         elif name == "liquidation-orders" and value in self._forced:
-            client.send(push(key, [liquidation_row(self._forced[value])]))
+            self._wire.greet(client, key, push(key, [liquidation_row(self._forced[value])]))
 
     def _snapshot(self, symbol: Symbol) -> str:
         bids, asks = symbol.book(400)
@@ -214,7 +214,7 @@ class Okx:
         )
 
     def _send(self, key: str, event: Any, write: Callable[[str, Any], str]) -> None:
-        """Write a frame once, and only if a socket wants it."""
+        """Write a frame once, and only if somebody wanted it once."""
         made: list[str] = []
 
         def frame(_: Client) -> str:
@@ -236,8 +236,7 @@ class Okx:
         self._beat = now_ms // BEAT_MS
         for figures in self._figures.values():
             figures.roll(now_ms)
-        clients = [client for client in self._wire.clients if client.venue == self.name]
-        wanted = {key for client in clients for key in client.keys if key in self._streams}
+        wanted = self._wire.known(self.name) & self._streams.keys()
         for key in self._sent.keys() - wanted:
             del self._sent[key]
         for key in sorted(wanted):
