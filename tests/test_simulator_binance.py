@@ -16,6 +16,7 @@ import pytest
 
 from marketprism_ray.simulator.binance.figures import Day
 from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent
+from marketprism_ray.simulator.rules import Rules
 from marketprism_ray.simulator.server import Simulator
 from marketprism_ray.simulator.summaries import DAY_MS, FUNDING_MS, candles, funding_rate, last_day, long_share
 
@@ -69,6 +70,8 @@ class Bench:
 @asynccontextmanager
 async def bench(*venues: str) -> AsyncIterator[Bench]:
     simulator = Simulator(venues, rate=0.001)
+    for house in simulator._houses.values():
+        house.rules = Rules()  # type: ignore[attr-defined]
     await simulator.start()
     async with aiohttp.ClientSession() as http:
         try:

@@ -175,7 +175,8 @@ def _refuse(unread: list[str]) -> None:
 @click.option("--seed", default=1, show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
 @click.option("--extra", default=0, show_default=True, help="Made-up coins that each venue lists besides.")
-def simulate(venues: str, rate: float, seed: int, port: int, extra: int) -> None:
+@click.option("--clock-offset-ms", default=0, show_default=True, help="By how much the venues' clock is ahead.")
+def simulate(venues: str, rate: float, seed: int, port: int, extra: int, clock_offset_ms: int) -> None:
     """Run the simulated venues on loopback until Ctrl-C.
 
     Prints one JSON line with the endpoints, as `exchanges.<venue>.endpoints` takes them.
@@ -190,7 +191,9 @@ def simulate(venues: str, rate: float, seed: int, port: int, extra: int) -> None
         raise ConfigError(f"--venues: cannot simulate {', '.join(sorted(unknown))}; known: {', '.join(SIMULATED)}")
 
     async def run() -> None:
-        task = asyncio.ensure_future(serve(names, seed=seed, rate=rate, port=port, extra=extra))
+        task = asyncio.ensure_future(
+            serve(names, seed=seed, rate=rate, port=port, extra=extra, clock_offset_ms=clock_offset_ms)
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         try:

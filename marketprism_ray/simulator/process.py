@@ -28,6 +28,7 @@ class SimulatorProcess:
         rate: float = 200.0,
         port: int = 0,
         extra: int = 0,
+        clock_offset_ms: int = 0,
         log: Path | None = None,
     ) -> None:
         arguments = [
@@ -39,6 +40,8 @@ class SimulatorProcess:
             str(port),
             "--extra",
             str(extra),
+            "--clock-offset-ms",
+            str(clock_offset_ms),
             "--venues",
             *venues,
         ]

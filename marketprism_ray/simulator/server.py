@@ -90,6 +90,7 @@ class Simulator:
     rate : market events a second over all venues; 0 is as fast as the machine allows
     extra : made-up coins that each venue lists besides
     keep_alive_s : time without a change after which a house that does so says that a book is alive
+    clock_offset_ms : by how much the venues' clock is ahead of the machine's
     """
 
     def __init__(
@@ -100,12 +101,13 @@ class Simulator:
         rate: float = 200.0,
         extra: int = 0,
         keep_alive_s: float = KEEP_ALIVE_S,
+        clock_offset_ms: int = 0,
     ) -> None:
         unknown = set(venues) - set(VENUES)
         if unknown:
             raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; known: {', '.join(VENUES)}")
         self.market = Market(venues, seed, extra=extra)
-        self.wire = Wire()
+        self.wire = Wire(clock_offset_ms)
         self.rate = rate
         self.paused = False
         self.port = 0
@@ -179,7 +181,7 @@ class Simulator:
             owed = min(owed + (now - last) * self.rate, self.rate / 10 + 1) if self.rate else 100.0
             last = now
             for house in self._houses.values():
-                house.tick(int(time.time() * 1000))
+                house.tick(self.wire.now_ms())
             if self.paused:
                 owed = 0.0
                 await asyncio.sleep(BEAT_S)
@@ -190,7 +192,7 @@ class Simulator:
 
     def step(self) -> None:
         """Let one event happen and send it."""
-        event = self.market.step(int(time.time() * 1000))
+        event = self.market.step(self.wire.now_ms())
         self.events += 1
         self._houses[event.listing.venue].publish(event)
 
@@ -337,9 +339,11 @@ def _from_subscription(symbol: Symbol) -> tuple[int, int]:
     return start, len(truth.ids) - start
 
 
-async def serve(venues: Sequence[str], *, seed: int, rate: float, port: int, extra: int = 0) -> None:
+async def serve(
+    venues: Sequence[str], *, seed: int, rate: float, port: int, extra: int = 0, clock_offset_ms: int = 0
+) -> None:
     """Run until cancelled; print one JSON line when ready."""
-    simulator = Simulator(venues, seed=seed, rate=rate, extra=extra)
+    simulator = Simulator(venues, seed=seed, rate=rate, extra=extra, clock_offset_ms=clock_offset_ms)
     await simulator.start(port)
     print(json.dumps({"port": simulator.port, "endpoints": simulator.endpoints()}), flush=True)
     try:

@@ -20,6 +20,7 @@ from itertools import count as numbers
 
 from aiohttp import WSMsgType, web
 
+from marketprism_ray.simulator.rules import POLICY_VIOLATION, Attempts, Conduct, Rules
 from marketprism_ray.simulator.truth import Ledger
 
 STREAM_FAULTS = ("drop", "repeat", "reorder", "corrupt", "silence")
@@ -79,12 +80,19 @@ class Client:
         self.keys: set[str] = set()
         self.touched = time.monotonic()
         self._transport = request.transport
-        self._queue: asyncio.Queue[str] = asyncio.Queue(QUEUE_LIMIT)
+        self._queue: asyncio.Queue[str | tuple[int, str]] = asyncio.Queue(QUEUE_LIMIT)
 
     def send(self, text: str) -> None:
         """Queue a frame; a client that does not read is cut off, as venues do."""
         try:
             self._queue.put_nowait(text)
+        except asyncio.QueueFull:
+            self.abort()
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the socket with a close frame, behind what is queued."""
+        try:
+            self._queue.put_nowait((code, reason))
         except asyncio.QueueFull:
             self.abort()
 
@@ -96,8 +104,12 @@ class Client:
     async def write(self) -> None:
         """Write the queue to the socket, until cancelled."""
         while True:
-            text = await self._queue.get()
-            await self.socket.send_str(text)
+            item = await self._queue.get()
+            if not isinstance(item, str):
+                code, reason = item
+                await self.socket.close(code=code, message=reason.encode())
+                return
+            await self.socket.send_str(item)
             self.touched = time.monotonic()
 
 
@@ -117,15 +129,26 @@ class _Onlooker(Client):
 
 
 class Wire:
-    """Who listens to what, and what goes wrong on the way."""
+    """Who listens to what, and what goes wrong on the way.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    clock_offset_ms : by how much the venues' clock is ahead of the machine's
+    """
+
+    def __init__(self, clock_offset_ms: int = 0) -> None:
+        self.clock_offset_ms = clock_offset_ms
         self.truth = Ledger()
         self.clients: set[Client] = set()
         self._known: dict[str, set[str]] = defaultdict(set)
         self.faults: list[Fault] = []
         self._listeners: dict[tuple[str, str], set[Client]] = defaultdict(set)
         self._numbers = numbers(1)
+        self._attempts: dict[tuple[str, str | None], Attempts] = defaultdict(Attempts)
+
+    def now_ms(self) -> int:
+        """Give the time on the venues' clock."""
+        return int(time.time() * 1000) + self.clock_offset_ms
 
     def subscribe(self, client: Client, key: str) -> None:
         """Add a stream to a socket."""
@@ -238,12 +261,15 @@ class Wire:
         idle_s: float | None,
         names: Sequence[str] = (),
         opened: Callable[[Client, str], None] | None = None,
+        rules: Rules = Rules(),  # noqa: B008 - frozen
     ) -> web.StreamResponse:
         """Run one socket to its end."""
         if self.active(venue, "refuse"):
             return web.Response(status=503, text="refused")
-        # A venue that pings does so with protocol pings; the other cuts sockets that stay silent.
-        socket = web.WebSocketResponse(heartbeat=None if idle_s else 20, max_msg_size=1 << 20, compress=False)
+        if not self._attempts[venue, request.remote].allows(rules.connects, time.monotonic()):
+            self.truth.happened("refused", venue, reason="connects")
+            return web.Response(status=429, text="Too many connections")
+        socket = web.WebSocketResponse(autoping=False, max_msg_size=1 << 20, compress=False)
         await socket.prepare(request)
         client = Client(next(self._numbers), socket, request, venue, path)
         self.clients.add(client)
@@ -255,9 +281,17 @@ class Wire:
         tasks = [loop.create_task(client.write())]
         if idle_s:
             tasks.append(loop.create_task(_cut_when_idle(client, idle_s)))
+        conduct = Conduct(rules, time.monotonic())
+        tasks.append(loop.create_task(self._keep(client, conduct)))
         try:
             async for message in socket:
-                if message.type is WSMsgType.TEXT:
+                if not conduct.hears(time.monotonic()):
+                    self.refuse(client, "Too many requests")
+                if message.type is WSMsgType.PING:
+                    await socket.pong(message.data)
+                elif message.type is WSMsgType.PONG:
+                    conduct.pong(bytes(message.data))
+                elif message.type is WSMsgType.TEXT:
                     client.touched = time.monotonic()
                     handle(client, message.data)
         finally:
@@ -270,6 +304,23 @@ class Wire:
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await asyncio.gather(*tasks, return_exceptions=True)
         return socket
+
+    def refuse(self, client: Client, reason: str) -> None:
+        """Close a socket that broke a rule; the ledger remembers why."""
+        self.truth.happened("refused", client.venue, socket=client.number, reason=reason)
+        client.end(POLICY_VIOLATION, reason)
+
+    async def _keep(self, client: Client, conduct: Conduct) -> None:
+        """Ping a socket, and close it when its rules say so."""
+        while (due := conduct.wakes_at()) is not None:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            now = time.monotonic()
+            if (verdict := conduct.verdict(now)) is not None:
+                self.truth.happened("refused", client.venue, socket=client.number, reason=verdict[1])
+                client.end(*verdict)
+                return
+            if (payload := conduct.ping(now)) is not None:
+                await client.socket.ping(payload)
 
 
 async def _cut_when_idle(client: Client, idle_s: float) -> None:

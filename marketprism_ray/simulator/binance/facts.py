@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from marketprism_ray.simulator.rules import Rules
 from marketprism_ray.simulator.summaries import DAY_MS
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Facts:
     """What comes before the names of the REST endpoints."""
     endpoints: Mapping[str, Endpoint]
     intervals_ms: Mapping[str, int]
+    rules: Rules
+    """What is demanded of a socket."""
     trades: Mapping[str, Body]
     """Channel of trades -> its writer."""
     depth: Body

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from marketprism_ray.simulator.binance import frames, info, polls, rest
 from marketprism_ray.simulator.binance.facts import FUTURES_INTERVALS_MS, INTERVALS_MS, Endpoint, Facts
+from marketprism_ray.simulator.rules import Rules
 
 _SPOT = {
     "time": Endpoint(rest.time),
@@ -57,6 +58,10 @@ def _below(path: str, endpoints: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
     return {f"{path}/{name}": endpoint for name, endpoint in endpoints.items()}
 
 
+_DAY_S = 86_400
+_SPOT_RULES = Rules(messages=5, streams=1024, connects=(300, 300), ping_s=20, pong_s=60, lifetime_s=_DAY_S)
+# How many sockets may be opened is published for spot only.
+_FUTURES_RULES = Rules(messages=10, streams=1024, ping_s=180, pong_s=600, lifetime_s=_DAY_S)
 _FUTURES_TRADES = {"trade": frames.futures_trade, "aggTrade": frames.futures_aggregate}
 
 FACTS = {
@@ -68,6 +73,7 @@ FACTS = {
         rest=("api/v3",),
         endpoints=_below("api/v3", _SPOT),
         intervals_ms=INTERVALS_MS,
+        rules=_SPOT_RULES,
         trades={"trade": frames.trade, "aggTrade": frames.aggregate},
         depth=frames.depth,
         has_microseconds=True,
@@ -83,6 +89,7 @@ FACTS = {
         rest=("fapi/v1", "futures/data"),
         endpoints={**_below("fapi/v1", _FUTURES), **_statistics(0)},
         intervals_ms=FUTURES_INTERVALS_MS,
+        rules=_FUTURES_RULES,
         trades=_FUTURES_TRADES,
         depth=frames.futures_depth,
         ticker_s=2,
@@ -95,6 +102,7 @@ FACTS = {
         rest=("dapi/v1", "futures/data"),
         endpoints={**_below("dapi/v1", _COINM), **_statistics(1)},
         intervals_ms=FUTURES_INTERVALS_MS,
+        rules=_FUTURES_RULES,
         trades=_FUTURES_TRADES,
         depth=frames.futures_depth,
         has_ids_of_pairs=True,

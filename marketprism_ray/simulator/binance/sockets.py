@@ -6,7 +6,6 @@ What a wrong stream gets is an acknowledgement and silence, as in life; so does 
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 from aiohttp import web
@@ -28,6 +27,7 @@ class Binance:
         self.name = name
         self.rate_limited = 0
         self._facts = FACTS[name]
+        self.rules = self._facts.rules
         self._market = market
         self._wire = wire
         self._desk = Desk(name, self._facts, market)
@@ -80,11 +80,15 @@ class Binance:
             request.match_info["path"],
             self._command,
             idle_s=None,
+            rules=self.rules,
             names=started,
             opened=self._subscribe,
         )
 
     def _subscribe(self, client: Client, name: str) -> None:
+        if self.rules.streams is not None and len(client.keys | {name}) > self.rules.streams:
+            self._wire.refuse(client, "Too many streams")
+            return
         if len(self._facts.paths) > 1 and class_of(name) != (client.path.rpartition("/")[0] or "public"):
             client.keys.add(name)  # acknowledged and listed, but nothing will come
             return
@@ -122,7 +126,7 @@ class Binance:
             return
         for client in self._wire.clients:
             if client.venue == self.name:
-                event = {"e": "serverShutdown", "E": int(time.time() * 1000)}
+                event = {"e": "serverShutdown", "E": self._wire.now_ms()}
                 client.send(json.dumps({"stream": "!serverShutdown", "data": event} if is_combined(client) else event))
 
     def publish(self, event: TradeEvent | BookEvent) -> None:
@@ -173,7 +177,7 @@ class Binance:
         if endpoint is None:
             return json_answer({"code": -1, "msg": f"unknown endpoint {name}"}, 404, headers)
         try:
-            answer = endpoint.answer(self._desk, Ask(query, min(limit, highest), numbers, int(time.time() * 1000)))
+            answer = endpoint.answer(self._desk, Ask(query, min(limit, highest), numbers, self._wire.now_ms()))
         except Refused as refused:
             return json_answer({"code": refused.code, "msg": refused.message}, 400, headers)
         return json_answer(answer, 200, headers)
