@@ -134,7 +134,7 @@ class System:
         Raises
         ------
         MarketPrismError
-            If it does not answer in time.
+            If it does not answer in time or is gone.
         """
         try:
             return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=timeout_s)
@@ -142,6 +142,8 @@ class System:
             raise MarketPrismError(f"the coordinator did not answer {method} within {timeout_s:g} s") from error
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
+        except ray.exceptions.RayActorError as error:
+            raise MarketPrismError(f"the coordinator is gone: {str(error).splitlines()[0]}") from error
 
     def status(self) -> dict[str, Any]:
         """Ask the coordinator how everything is."""

@@ -514,6 +514,7 @@ class Coordinator:
                     "state": actor.status.get("state", actor.state),
                     "epoch": actor.epoch,
                     "starts": actor.restarts,
+                    "heard_s": _seconds_since(actor.heard),
                 }
                 for name, actor in self._actors.items()
             ],
@@ -524,6 +525,7 @@ class Coordinator:
                     "name": actor.name,
                     "state": actor.state,
                     "starts": actor.restarts,
+                    "heard_s": _seconds_since(actor.heard),
                 }
                 for kind, actor in self._sinks.items()
             ],
@@ -582,6 +584,11 @@ class Coordinator:
             return False
         finally:
             self._cluster.kill(actor.handle)
+
+
+def _seconds_since(moment: int) -> float:
+    """Give how long ago a moment of the monotonic clock (ns) was."""
+    return round((time.monotonic_ns() - moment) / 1e9, 3)
 
 
 def _places(shard: Shard, *, deltas: bool) -> dict[str, StreamId]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from marketprism_ray import config, metrics
 from marketprism_ray.cli import COMMANDS
+from marketprism_ray.proof import scenarios
 from marketprism_ray.records import RECORDS
 from marketprism_ray.schemas import common_markdown_table, markdown_table
 
@@ -31,6 +32,7 @@ def _commands() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "commands": _commands,
+    "scenarios": scenarios.markdown_table,
     "records": _records,
     "metrics": metrics.reference,
     "options": config.reference,

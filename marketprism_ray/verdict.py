@@ -54,6 +54,11 @@ class Verdict:
     collector_mib: int | None = None
     """Resident memory of the largest collector."""
     faults: list[str] = field(default_factory=list)
+    """What went wrong on purpose, in words."""
+    injected: list[dict[str, Any]] = field(default_factory=list)
+    """The same for machines: kind, target, from and to (UTC ns), recovered_s, failed."""
+    recovery_s: dict[str, float | None] = field(default_factory=lambda: {"p50": None, "max": None})
+    """From the end of a fault until collectors and books were live and nothing waited for a sink."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -88,6 +93,8 @@ class Verdict:
         ]
         if self.faults:
             words.insert(0, f"Injected: {', '.join(self.faults)}.")
+        if self.recovery_s["max"] is not None:
+            words.append(f"Well again after {self.recovery_s['p50']} s (median), {self.recovery_s['max']} s at most.")
         words += [f"Problem: {problem}" for problem in self.problems[:10]]
         words.append("The data is whole." if self.is_clean else "The data is NOT whole.")
         return words

@@ -1,0 +1,206 @@
+"""One run: simulated venues through the whole pipeline, disturbed or not, and a verdict."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from marketprism_ray.config import Config, validate
+from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.proof.drills import Mishap, Targets
+from marketprism_ray.proof.injector import Injector
+from marketprism_ray.proof.probes import Freshness, Latency
+from marketprism_ray.proof.recovery import Injected, Recovery
+from marketprism_ray.proof.scenarios import SCENARIOS, make_plan
+from marketprism_ray.query import Store
+from marketprism_ray.simulator.process import SimulatorProcess
+from marketprism_ray.simulator.server import VENUES as SIMULATED
+from marketprism_ray.venues import VENUES
+from marketprism_ray.verdict import Verdict, judge, wait_for_quiet
+
+BEAT_S = 0.05
+LOOK_S = 0.25
+
+Show = Callable[[dict[str, Any], Latency, float], None]
+"""Called with status, latency and the seconds that passed."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run.
+
+    Parameters
+    ----------
+    scenario : name of the scenario; None disturbs nothing
+    seconds : how long the market runs
+    rate : market events a second over all venues
+    at_s : when the first mishap happens; None draws it
+    keep : data directory to keep; None for one that is thrown away
+    """
+
+    seconds: float
+    rate: float
+    scenario: str | None = None
+    seed: int = 1
+    at_s: float | None = None
+    keep: Path | None = None
+
+
+def demo_config(simulator: SimulatorProcess, data_dir: Path, scenario: str | None) -> Config:
+    """Give the configuration of a run."""
+    more = {} if scenario is None else SCENARIOS[scenario].config
+    exchanges = {
+        venue: {
+            "symbols": ["*"],
+            "data_types": list(VENUES[venue].data_types),
+            "endpoints": urls,
+            "orderbook": {"interval_s": 0.5},
+        }
+        for venue, urls in simulator.endpoints.items()
+    }
+    system = {"data_dir": str(data_dir), "log_level": "error"}
+    return validate({"system": system, "exchanges": exchanges, **more}, "demo")
+
+
+def run(order: Order, say: Callable[[str], None], show: Show | None = None) -> Verdict:
+    """Run and judge.
+
+    Parameters
+    ----------
+    say : takes lines about what goes on
+    show : takes what a screen may show
+    """
+    from actors.app import System
+    from marketprism_ray.logs import configure
+
+    configure("error")
+    verdict = Verdict()
+    with tempfile.TemporaryDirectory(prefix="marketprism-", ignore_cleanup_errors=True) as temporary:
+        data_dir = order.keep or Path(temporary)
+        with SimulatorProcess(SIMULATED, rate=order.rate, seed=order.seed) as simulator:
+            say("starting simulated venues, NATS, ClickHouse and Ray ...")
+            system = System(demo_config(simulator, data_dir, order.scenario))
+            system.start()
+            latency = Latency(system.settings["nats"])
+            freshness = Freshness(system.settings["clickhouse"])
+            try:
+                system.wait_live()
+                latency.start()
+                freshness.start()
+                run = _Run(system, simulator, latency, order, say)
+                run.go(show)
+                verdict.seconds = order.seconds
+                freshness.stop()
+                verdict.store_age_ms = freshness.percentiles()
+                say("stopping the market, comparing with the truth ledger ...")
+                simulator.pause()
+                try:
+                    system.wait_live()
+                except MarketPrismError as error:
+                    verdict.problems.append(str(error))
+                _wait_delivered(system)
+                run.end(verdict)
+                store = Store(system.settings["clickhouse"])
+                wait_for_quiet(simulator, store)
+                status = system.status()
+                verdict.frames = sum(c.get("frames", 0) for c in status["collectors"])
+                sizes = [c["resident_bytes"] for c in status["collectors"] if c.get("resident_bytes")]
+                verdict.collector_mib = max(sizes) >> 20 if sizes else None
+                verdict.latency_ms = latency.percentiles()
+                judge(simulator, store, system.settings["nats"], verdict)
+                store.close()
+            finally:
+                latency.stop() if latency.is_alive() else None
+                freshness.stop() if freshness.is_alive() else None
+                system.stop()
+    return verdict
+
+
+class _Run:
+    """The time of the market: carries out the plan, each mishap in a thread, and looks how the system bears it."""
+
+    def __init__(
+        self, system: Any, simulator: SimulatorProcess, latency: Latency, order: Order, say: Callable[[str], None]
+    ) -> None:
+        self._system = system
+        self._latency = latency
+        self._order = order
+        self._say = say
+        self._over = threading.Event()
+        self._ended = threading.Event()
+        self._injector = Injector(system, simulator, self._over)
+        self._recovery = Recovery()
+        self._threads: list[threading.Thread] = []
+        self._plan: list[Mishap] = []
+        if order.scenario is not None:
+            shards = sorted(collector["shard"] for collector in system.status()["collectors"])
+            targets = Targets(sorted(simulator.venues), shards)
+            self._plan = make_plan(order.scenario, order.seconds, order.seed, targets, order.at_s)
+
+    def go(self, show: Show | None) -> None:
+        """Let the market run for its time."""
+        for mishap in self._plan:
+            self._say(f"planned: {mishap.in_words()}")
+        watcher = threading.Thread(target=self._watch, args=(show,), daemon=True)
+        self._threads.append(watcher)
+        begin = self._begin = time.monotonic()
+        watcher.start()
+        left = list(self._plan)
+        while (passed := time.monotonic() - begin) < self._order.seconds:
+            while left and passed >= left[0].at_s:
+                thread = threading.Thread(target=self._carry_out, args=(left.pop(0),), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            time.sleep(BEAT_S)
+        self._over.set()
+
+    def end(self, verdict: Verdict) -> None:
+        """Wait until every mishap is over, and say in the verdict what happened."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(60)
+        injected = self._recovery.injected
+        verdict.faults = [i.words for i in injected if not i.failed]
+        verdict.injected = [i.as_json() for i in injected]
+        verdict.recovery_s = self._recovery.seconds()
+        verdict.problems += [f"drill: {i.kind} {i.target}: {i.failed}" for i in injected if i.failed]
+        if len(injected) < len(self._plan):
+            verdict.problems.append(f"drill: {len(self._plan) - len(injected)} mishaps were planned after the end")
+
+    def _carry_out(self, mishap: Mishap) -> None:
+        injected = Injected(mishap.kind, mishap.target, time.time_ns())
+        self._recovery.injected.append(injected)
+        try:
+            injected.words = self._injector.carry_out(mishap)
+        except (MarketPrismError, OSError) as error:
+            injected.failed = str(error)
+        injected.ended, injected.ended_s = time.time_ns(), time.monotonic()
+        passed = time.monotonic() - self._begin
+        self._say(f"{passed:6.1f} s  {injected.words or f'{mishap.target}: not done: {injected.failed}'}")
+
+    def _watch(self, show: Show | None) -> None:
+        """Look at the system until the end; one that does not answer is not well."""
+        while not self._ended.wait(LOOK_S):
+            asked = time.monotonic()
+            try:
+                status = self._system.status()
+            except MarketPrismError:
+                continue
+            self._recovery.look(status, asked)
+            if show is not None and not self._over.is_set():
+                show(status, self._latency, time.monotonic() - self._begin)
+
+
+def _wait_delivered(system: Any, limit_s: float = 60.0) -> None:
+    """Wait until every sink has acknowledged what the collectors had for it; else the verdict says what is missing."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        lanes = [lane for collector in system.status()["collectors"] for lane in collector.get("lanes", {}).values()]
+        if lanes and not any(lane["rows"] for lane in lanes):
+            return
+        time.sleep(0.2)

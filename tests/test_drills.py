@@ -1,0 +1,92 @@
+"""Plans of what goes wrong, and when everything was well again: pure, from seeds and literals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marketprism_ray.proof.drills import Targets
+from marketprism_ray.proof.recovery import Injected, Recovery
+from marketprism_ray.proof.scenarios import SCENARIOS, make_plan
+from marketprism_ray.simulator.server import VENUES
+
+TARGETS = Targets(VENUES, tuple(f"{venue}#0" for venue in VENUES))
+names = st.sampled_from(sorted(SCENARIOS))
+seeds = st.integers(0, 10_000)
+
+
+@given(names, seeds, st.floats(8, 1000))
+def test_a_plan_is_the_same_each_time_in_order_and_within_the_run(name: str, seed: int, seconds: float) -> None:
+    plan = make_plan(name, seconds, seed, TARGETS)
+    assert plan
+    assert plan == make_plan(name, seconds, seed, TARGETS)
+    assert [m.at_s for m in plan] == sorted(m.at_s for m in plan)
+    assert all(0 <= m.at_s < seconds and m.at_s + m.seconds <= seconds for m in plan)
+
+
+@given(names, seeds)
+def test_a_given_time_moves_the_first_mishap_and_hits_the_same(name: str, seed: int) -> None:
+    drawn, given_at = make_plan(name, 100.0, seed, TARGETS), make_plan(name, 100.0, seed, TARGETS, 12.5)
+    assert given_at[0].at_s == 12.5
+    assert [replace(m, at_s=0) for m in drawn] == [replace(m, at_s=0) for m in given_at]
+
+
+def test_seeds_hit_every_collector_and_every_venue() -> None:
+    hit = {m.target for seed in range(100) for m in make_plan("kill-collector", 10.0, seed, TARGETS)}
+    assert hit == {f"collector {venue}#0" for venue in VENUES}
+    hit = {m.target for seed in range(100) for m in make_plan("disconnect", 10.0, seed, TARGETS)}
+    assert hit == {f"venue {venue}" for venue in VENUES}
+
+
+def status(**changes: Any) -> dict[str, Any]:
+    collector = {
+        "shard": "a#0",
+        "state": "live",
+        "heard_s": 0.5,
+        "books": 2,
+        "books_live": 2,
+        "connections": [{"state": "open"}],
+        "lanes": {"nats": {"rows": 5}},
+    }
+    return {"collectors": [collector | changes], "sinks": [{"state": "alive", "heard_s": 0.2}]}
+
+
+@pytest.mark.parametrize(
+    "unwell",
+    [
+        {"state": "dead"},
+        {"books_live": 1},
+        {"connections": [{"state": "backoff"}]},
+        {"spilled_bytes": 1},
+        {"lanes": {"nats": {"rows": 5000}}},
+    ],
+)
+def test_a_mishap_is_over_when_everything_is_well_again(unwell: dict[str, Any]) -> None:
+    recovery = Recovery()
+    recovery.look(status(), 1.0)
+    recovery.injected.append(injected := Injected("kill", "collector a#0", 0, ended=1, ended_s=10.0))
+    recovery.look(status(), 10.4)  # what the coordinator knows is older than the mishap
+    recovery.look(status(**unwell), 12.0)
+    assert injected.recovered_s is None
+    recovery.look(status(), 13.5)
+    assert injected.recovered_s == 3.5
+    assert recovery.seconds() == {"p50": 3.5, "max": 3.5}
+
+
+def test_a_collector_that_is_missing_is_not_well() -> None:
+    recovery = Recovery()
+    recovery.look(status(), 1.0)
+    recovery.injected.append(injected := Injected("kill", "collector a#0", 0, ended=1, ended_s=10.0))
+    recovery.look({**status(), "collectors": []}, 12.0)
+    assert injected.recovered_s is None
+
+
+def test_who_was_never_well_again_has_no_time() -> None:
+    recovery = Recovery()
+    recovery.injected.append(Injected("stall", "server nats", 0))
+    recovery.look(status(), 20.0)
+    assert recovery.seconds() == {"p50": None, "max": None}
