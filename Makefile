@@ -31,7 +31,7 @@ demo: install
 	$(BIN)/marketprism demo
 
 test: install
-	$(BIN)/python -m pytest -m "not chaos"
+	$(BIN)/python -m pytest -m "not chaos" -n 4 --dist loadfile
 	MARKETPRISM_PURE_PYTHON=1 $(BIN)/python -m pytest -q $(CORE_TESTS)
 
 chaos: install
