@@ -50,7 +50,10 @@ class Owner(Protocol):
         """Last accepted sequence and its time, ns; None before the first."""
 
     def rejected(self, sequence: int, error: str) -> None:
-        """Hear that an accepted row was refused when its batch was closed."""
+        """Hear that an accepted row was refused when its batch was closed.
+
+        ``sequence`` is its time in ns where it has none.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +400,9 @@ class Batcher:
 
 
 def _sequence(row: Any) -> int:
+    """Give a row's sequence; its time, ns, where there is none."""
+    if isinstance(row, Record):
+        return row.timestamp
     delta = row[1] if isinstance(row, tuple) else row
     return int(getattr(delta, "sequence", getattr(delta, "last", -1)))
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from marketprism_ray.book_stream import BookStream
 from marketprism_ray.errors import DECODE_ERRORS, FrameError, shorten
 from marketprism_ray.hot import FrameIntake
-from marketprism_ray.streams import FeedLink, RecordStream, Stream
+from marketprism_ray.record_stream import RecordStream
+from marketprism_ray.streams import FeedLink, Stream
 from marketprism_ray.sync import State
 from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import (
@@ -278,12 +279,11 @@ class Feed(FrameIntake):
             counted = stream.feeds[0] is self
             if counted and len(stream.feeds) == 1:
                 stream.closed(reason)
+            elif counted and not stream.feeds[1].caught_up:
+                stream.cut_short(reason)
             stream.feeds.remove(self)
             if counted and stream.feeds:
-                successor = stream.feeds[0]
-                successors.add(successor)
-                if not successor.caught_up:
-                    stream.cut_short(reason)
+                successors.add(stream.feeds[0])
                 stream.promoted()
         for successor in successors:
             successor.promote(now)
@@ -315,6 +315,8 @@ class Feed(FrameIntake):
         """Unsubscribe and subscribe one stream."""
         self.counts["resubscribed"] += 1
         key = stream.wire_key
+        for each in self._sharing[key]:
+            each.unsubscribed(self)
         self._request_id += 1
         self.actions.append(Send(self.venue.unsubscribe([key], self._request_id)))
         self._requests[str(self._request_id)] = ()
@@ -356,6 +358,8 @@ class Feed(FrameIntake):
                 continue
             self.counts["acks"] += 1
             subscription.acked = self.now
+            for each in self._sharing[key]:
+                each.accepted(self)
             stream = subscription.stream
             if isinstance(stream, BookStream) and self in stream.feeds:
                 sync = stream.of(self)
@@ -505,6 +509,11 @@ class Feed(FrameIntake):
         self.actions.append(Finished())
 
     # --- reading ---
+
+    @property
+    def heard(self) -> int:
+        """When anything last came, ns; a check's distance earlier, because frames are only counted."""
+        return self._last_frame - SECOND // 4
 
     @property
     def silent_streams(self) -> list[str]:

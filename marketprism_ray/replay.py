@@ -20,6 +20,7 @@ from marketprism_ray.errors import DECODE_ERRORS, MarketPrismError, RecordingErr
 from marketprism_ray.feed import Feed, FetchSnapshot
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.messages import kind_of
+from marketprism_ray.record_stream import RecordStream
 from marketprism_ray.recording import (
     SUFFIXES,
     Line,
@@ -32,7 +33,7 @@ from marketprism_ray.recording import (
     stem_of,
 )
 from marketprism_ray.records import FundingRate, Kline, OptionGreeks
-from marketprism_ray.streams import RecordStream, Stream
+from marketprism_ray.streams import Stream
 from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import (
     MS,

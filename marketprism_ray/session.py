@@ -23,14 +23,18 @@ from marketprism_ray.errors import ConfigError
 from marketprism_ray.feed import Feed, FeedSettings
 from marketprism_ray.instruments import Instrument, InstrumentTable, parse_top
 from marketprism_ray.polling import PolledRows, Poller
+from marketprism_ray.record_stream import RecordStream
 from marketprism_ray.records import Gap
 from marketprism_ray.rest import RestClient, RestSettings
-from marketprism_ray.streams import RecordStream, Stream
+from marketprism_ray.streams import Stream
 from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import BookCodec, Channel, RecordCodec, Request, TradeCodec, Venue
 from marketprism_ray.venues import VENUES
 
 log = structlog.get_logger("session")
+
+LOOK_NS = 250_000_000
+"""How often lines of time are looked at."""
 
 Watermark = tuple[int, int]
 """Last durable sequence of a stream, and its time in ns."""
@@ -144,6 +148,9 @@ class Session:
         self.poller: Poller | None = None
         self.liquidations_down: list[str] = []
         self._drain_all = False
+        self._record_streams: list[RecordStream] = []
+        self._next_look = 0
+        self._stopping = False
         self._log = log.bind(venue=shard.venue, shard=shard.name, epoch=epoch)
 
     async def start(self) -> None:
@@ -162,6 +169,7 @@ class Session:
         by_endpoint: dict[str, list[Stream]] = {}
         self._note_instruments({table[symbol].symbol_name: table[symbol] for _, symbol in self.shard.streams})
         self.streams = self._make_streams([(data_type, table[symbol]) for data_type, symbol in self.shard.streams])
+        self._record_streams = [stream for stream in self.streams if isinstance(stream, RecordStream)]
         for stream in self.streams:
             by_endpoint.setdefault(stream.channel.endpoint, []).append(stream)
         limits = self.venue.limits
@@ -185,6 +193,7 @@ class Session:
 
     async def stop(self) -> None:
         """Close all sockets. What is still open in batches can be drained afterwards."""
+        self._stopping = True
         if self.poller is not None:
             await self.poller.stop()
         for task in self._tasks:
@@ -282,6 +291,7 @@ class Session:
     def _clock_stepped(self, now: int, moved: int) -> None:
         """Let nothing but timestamps change when the wall clock steps, and write down that these cannot be trusted."""
         self._log.warning("clock_stepped", seconds=round(moved / 1e9, 3))
+        self._next_look += moved
         for stream in self.streams:
             stream.clock_stepped(moved)
         for connection in self.connections:
@@ -334,17 +344,25 @@ class Session:
     def drain(self, *, force: bool = False) -> list[Batch]:
         """Close the batches that are due; ``force`` closes all."""
         now = self.clock.tick_ns()
+        if now >= self._next_look and not self._stopping:
+            self._next_look = now + LOOK_NS
+            for stream in self._record_streams:
+                stream.tick(now)
         # What was received before a step has an age that means nothing.
         force, self._drain_all = force or self._drain_all, False
         return self.batcher.drain(now, force=force)
 
     def pause(self) -> None:
         """Stop reading sockets: the sinks cannot take more."""
+        for stream in self._record_streams:
+            stream.shedding = True
         for connection in self.connections:
             connection.pause()
 
     def resume(self) -> None:
         """Read on."""
+        for stream in self._record_streams:
+            stream.shedding = False
         for connection in self.connections:
             connection.resume()
 

@@ -1,19 +1,19 @@
 """Streams: what is remembered of one subscription across connections, and how its frames become rows.
 
 A trade stream proves contiguity by the venue's sequence and writes down every hole; a book stream drives a `BookSync`;
-a record stream decodes low-rate channels. Frames come from a `Feed`; rows go to a `Batcher`. No I/O, time is passed in.
+a record stream decodes low-rate channels, each in a module of its own.
+Frames come from a `Feed`; rows go to a `Batcher`. No I/O, time is passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from marketprism_ray.batching import Batcher
-from marketprism_ray.errors import DECODE_ERRORS, shorten
+from marketprism_ray.errors import shorten
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Gap
-from marketprism_ray.venue import Channel, RecordCodec, Request, Venue
+from marketprism_ray.venue import Channel, Request, Venue
 
 if TYPE_CHECKING:
     from marketprism_ray.book_stream import BookStream
@@ -26,6 +26,10 @@ class FeedLink(Protocol):
     now: int
     caught_up: bool
     """True once a replacement lacks nothing that the feed before it has."""
+
+    @property
+    def heard(self) -> int:
+        """When anything last came over its socket, ns; not later than it was."""
 
     def fetch_snapshot(self, stream: BookStream, attempt: int) -> None:
         """Ask for a REST snapshot."""
@@ -90,14 +94,20 @@ class Stream:
     def clock_stepped(self, moved: int) -> None:
         """Hear that the wall clock has stepped by so many ns: deadlines move along."""
 
+    def accepted(self, feed: FeedLink) -> None:
+        """Hear that the venue has accepted a feed's subscription."""
+
+    def unsubscribed(self, feed: FeedLink) -> None:
+        """Hear that a feed has asked to end its subscription, to begin it anew."""
+
     def closed(self, reason: str) -> None:
-        """Hear that the last connection is gone."""
+        """Hear that the last connection is gone; it still is ``feed``."""
 
     def attached(self) -> None:
         """Hear that a feed counts from now on; what an earlier one was still fetching will not come."""
 
     def cut_short(self, reason: str) -> None:
-        """Hear that the feed that counts is gone before its replacement had caught up."""
+        """Hear that the feed that counts is gone before its replacement had caught up; it still is ``feed``."""
 
     def promoted(self) -> None:
         """Hear that the planned replacement counts from now on."""
@@ -124,38 +134,3 @@ class Stream:
             **fields,
         )
         self.batcher.record(self, record, received)
-
-
-class RecordStream(Stream):
-    """Low-rate data, decoded straight to records.
-
-    One of these serves all instruments and data types that come with one stream of the venue: the frame is decoded
-    once, and what nobody asked for is left out.
-    """
-
-    def __init__(
-        self, venue: Venue, channels: Sequence[Channel], instruments: Sequence[Instrument], batcher: Batcher
-    ) -> None:
-        super().__init__(venue, channels[0], instruments[0], batcher)
-        assert isinstance(channels[0].codec, RecordCodec)
-        self.codec = channels[0].codec
-        self.key = f"{venue.name}/{self.wire_key}/{'+'.join(sorted({c.data_type for c in channels}))}"
-        self.records = 0
-        self._decode = self.codec.decode
-        self.data_types = frozenset(channel.data_type for channel in channels)
-        self._lookup = {instrument.venue_symbol: instrument for instrument in instruments}.get
-
-    def frame(self, raw: bytes, received: int) -> None:
-        """Decode and keep."""
-        self.frames += 1
-        try:
-            for record in self._decode(raw, self._lookup, received):
-                if record.table in self.data_types:
-                    self.records += 1
-                    self.batcher.record(self, record, received)
-        except DECODE_ERRORS as error:
-            self.bad_frame(raw, error)
-
-    def standby_frame(self, raw: bytes, received: int) -> None:
-        """Keep records of both connections: their natural keys make repeats one row."""
-        self.frame(raw, received)

@@ -299,6 +299,9 @@ class Channel:
     """Tells which instruments have this channel."""
     interval: str = ""
     """Of a channel of candles, in our own words: ``1m``, ``1h``, ``1d``."""
+    spacing_s: float | None = None
+    """Shortest time between frames, where the venue sends them by the clock: between two that are no further apart
+    there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +390,8 @@ class Venue:
     """Last parts of the paths whose answers are books."""
     enveloped: Callable[[bytes], bytes] | None = None
     """Put a frame of another kind of socket, as examples have them, into the form of ours."""
+    names: Mapping[str, Callable[[Instrument], tuple[str, str]]] = field(default_factory=dict)
+    """Data types whose rows are not filed under the instrument they come with: (market type, symbol) they are under."""
     greeting: Callable[[int], Sequence[str]] | None = None
     """(request id) -> messages to send when a socket opens, before any subscription."""
     docs: str = ""
@@ -418,6 +423,20 @@ class Venue:
             and channel.applies(instrument)
             and (not channel.interval or channel.interval in intervals)
         ]
+
+    def filed_under(self, data_type: str, instrument: Instrument) -> tuple[str, str]:
+        """Give the market type and the symbol under which rows of a data type stand."""
+        name = self.names.get(data_type)
+        return (instrument.market_type, instrument.symbol_name) if name is None else name(instrument)
+
+    def gap_channel(self, channel: Channel, instrument: Instrument) -> str:
+        """Give what tells a channel from others that carry the same data type; empty if there are none."""
+        if channel.interval:
+            return channel.interval
+        data_type = channel.data_type
+        ways = sum(other.data_type == data_type and other.applies(instrument) for other in self.channels)
+        ways += any(poll.data_type == data_type and poll.applies(instrument) for poll in self.polls)
+        return channel.name if ways > 1 else ""
 
     @property
     def intervals(self) -> tuple[str, ...]:

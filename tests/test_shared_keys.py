@@ -10,8 +10,9 @@ from conftest import instrument
 from marketprism_ray.batching import Batcher
 from marketprism_ray.feed import Feed, FeedSettings, Send
 from marketprism_ray.instruments import Instrument
+from marketprism_ray.record_stream import RecordStream
 from marketprism_ray.session import _chunks
-from marketprism_ray.streams import RecordStream, Stream
+from marketprism_ray.streams import Stream
 from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import RecordCodec
 from marketprism_ray.venues import VENUES

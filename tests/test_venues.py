@@ -23,8 +23,9 @@ from marketprism_ray.book_stream import BookStream
 from marketprism_ray.errors import RateLimited, TransportError, VenueError
 from marketprism_ray.feed import Feed
 from marketprism_ray.instruments import Instrument
+from marketprism_ray.record_stream import RecordStream
 from marketprism_ray.schemas import batch_from_records
-from marketprism_ray.streams import RecordStream, Stream
+from marketprism_ray.streams import Stream
 from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import Channel, RecordCodec, Venue
 from marketprism_ray.venues import VENUES
@@ -130,8 +131,8 @@ def test_frames_yield_the_records_of_the_fixture(venue: str) -> None:
     steps = lines(venue)
     yielded, trades, book = play(venue, steps)
     for step, rows in zip(steps, yielded, strict=True):
-        assert len(rows) == len(step["records"]), step
-        for row, wanted in zip(rows, step["records"], strict=True):
+        assert len(data(rows)) == len(step["records"]), step
+        for row, wanted in zip(data(rows), step["records"], strict=True):
             assert {key: plain(row[key]) for key in wanted} == wanted
     assert book.sync.is_live
     assert trades.missing == 0

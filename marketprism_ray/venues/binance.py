@@ -713,7 +713,7 @@ SPOT = Venue(
     channels=(
         Channel("trade", "trade", "public", key("trade"), _TRADE, None),
         Channel("orderbook", "depth@100ms", "public", key("depth@100ms"), _SPOT_BOOK, 0.1),
-        Channel("ticker", "ticker", "public", key("ticker"), RecordCodec(events(Ticker24, ticker)), 1.0),
+        Channel("ticker", "ticker", "public", key("ticker"), RecordCodec(events(Ticker24, ticker)), 1.0, spacing_s=1.0),
         *kline_channels("public", None, INTERVALS),
     ),
     recorded_channels=(

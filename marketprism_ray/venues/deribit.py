@@ -997,6 +997,7 @@ DERIVATIVES = Venue(
         ),
         _volumes,
     ),
+    names={"volatility_index": lambda instrument: ("option", f"{instrument.base}-USD")},
     greeting=_greeting,
     docs="https://docs.deribit.com",
 )

@@ -1,0 +1,340 @@
+"""Where rows without a sequence are missing: one line of time a stream, and the holes in it. Pure: time is an argument.
+
+Three kinds of lines, because venues deliver in three ways:
+
+==========  ================================================  =====================================================
+line        what is told                                      what is a hole
+==========  ================================================  =====================================================
+`Pushes`    accepted, row, interrupted, malformed, tick       time without a subscription; silence of a channel that
+                                                              has a cadence; a frame that was not understood
+`Bars`      row, tick                                         a candle that is missing, or whose end was not seen
+`Polls`     succeeded, failed, tick                           a poll that failed or was not made in its time
+==========  ================================================  =====================================================
+
+Each call gives the holes to write down: one that opens has no ``closed_at``, and is given again under the same
+``opened_at`` when it ends. A hole that turns out to be none after it was written down is given with ``missing`` 0.
+Bounds are in the venue's time: the last good row before and the first good one after. Where only our clock knows
+(a socket was cut, a subscription accepted), it is translated by the least delay with which rows have come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from marketprism_ray.bars import SECOND, candles_between, following
+
+MARGIN_NS = 3 * SECOND // 4
+"""What was on its way when a socket was last heard may be lost."""
+SETTLE_NS = 2 * SECOND
+"""An accepted subscription gets this long to bring the row that ends a hole; then the acceptance ends it."""
+WRITE_AFTER_NS = SECOND
+"""A hole that ends sooner is written once."""
+SILENT_CADENCES = 3
+SILENT_LEAST_NS = 5 * SECOND
+LATE_NS = 5 * SECOND
+"""A candle whose end was not seen this long after it is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Rows that are missing strictly between two times, ns; ``closed_at`` is None while it lasts."""
+
+    opened_at: int
+    closed_at: int | None
+    reason: str
+    missing: int | None = None
+    """Rows that are missing; None if nobody knows; 0 if the hole turned out to be none."""
+
+
+Holes = tuple[Hole, ...]
+NONE: Holes = ()
+
+
+class Pushes:
+    """The line of what a venue pushes.
+
+    Parameters
+    ----------
+    cadence_ns : the longest time between two rows that the venue promises; None if rows come only with events
+    spacing_ns : the shortest time between two rows, where there is one: rows that are not much further apart than this
+        have none between them
+    """
+
+    def __init__(self, cadence_ns: int | None = None, spacing_ns: int | None = None) -> None:
+        self.last = 0
+        """Time of the newest row."""
+        self._patience = None if cadence_ns is None else max(SILENT_LEAST_NS, SILENT_CADENCES * cadence_ns)
+        self._nearest = None if spacing_ns is None else spacing_ns * 3 // 2
+        self._received = 0
+        self._delay: int | None = None
+        self._floor = 0
+        """Nothing before this is missing: the line begins here, or the last hole ended here."""
+        self._accepted: int | None = None
+        """When the present subscription was accepted, our clock; None while there is none."""
+        self._begun = False
+        self._opened_at = 0
+        self._reason = ""
+        """Empty while there is no hole."""
+        self._since = 0
+        self._written = False
+
+    def resume(self, last: int) -> None:
+        """Continue after a predecessor whose last durable row is of this time."""
+        self.last = self._opened_at = self._floor = last
+        self._reason, self._begun, self._written = "collector_lost", True, False
+        self._since = 0
+
+    def row(self, at: int, received: int) -> Holes:
+        """Take a row: its time and when it came, ns."""
+        delay = received - at
+        if self._delay is None:
+            self._floor = min(self._floor, at)  # it was in our clock's time
+            self._delay = delay
+        elif delay < self._delay:
+            self._delay = delay
+        self._received = received
+        before = self.last
+        if at > before:
+            self.last = at
+        return self._end_by_row(at, before, received) if self._reason else NONE
+
+    def accepted(self, now: int) -> None:
+        """Hear that the subscription stands."""
+        if not self._begun:
+            self._begun, self._floor = True, self._venue(now)
+        if self._accepted is None:
+            self._accepted = now
+
+    def interrupted(self, now: int, reason: str, heard: int) -> None:
+        """Hear that the subscription is over; anything was last heard from its socket at ``heard``, our clock."""
+        if self._accepted is None:
+            return
+        self._accepted = None
+        if self._reason:
+            return
+        floor = max(self.last, self._floor)
+        self._open(floor if self._nearest else max(floor, self._venue(heard) - MARGIN_NS), reason, now)
+
+    def malformed(self, now: int) -> None:
+        """Hear that a frame came that nobody understands: one row or more of about now."""
+        if not self._reason:
+            self._accepted = now
+            self._begun = True
+            self._open(max(self.last, self._floor, self._venue(now) - MARGIN_NS), "malformed", now)
+
+    def tick(self, now: int) -> Holes:
+        """Look at the time."""
+        if self._reason:
+            accepted = self._accepted
+            if accepted is not None and not self._waits_for_row and now - accepted >= SETTLE_NS:
+                return self._end(self._limit())
+            if not self._written and now - self._since >= max(WRITE_AFTER_NS, self._nearest or 0):
+                self._written = True
+                return (Hole(self._opened_at, None, self._reason),)
+            return NONE
+        if self._patience is not None and self._accepted is not None:
+            heard = max(self._received, self._accepted)
+            if now - heard > self._patience:
+                self._open(max(self.last, self._floor), "silent", now)
+                self._written = True
+                return (Hole(self._opened_at, None, "silent"),)
+        return NONE
+
+    def clock_stepped(self, moved: int) -> None:
+        """Move what is in our clock's time along with it."""
+        self._received += moved
+        self._since += moved
+        if self._accepted is not None:
+            self._accepted += moved
+        if self._delay is not None:
+            self._delay += moved
+
+    @property
+    def _waits_for_row(self) -> bool:
+        return self._nearest is not None or self._reason == "silent"
+
+    def _venue(self, moment: int) -> int:
+        return moment - (self._delay or 0)
+
+    def _limit(self) -> int:
+        assert self._accepted is not None
+        return self._venue(self._accepted) + (MARGIN_NS if self._reason == "malformed" else 0)
+
+    def _open(self, opened_at: int, reason: str, now: int) -> None:
+        self._opened_at, self._reason, self._since, self._written = opened_at, reason, now, False
+
+    def _end_by_row(self, at: int, before: int, received: int) -> Holes:
+        if self._accepted is None:
+            self._accepted = received
+        if at == before and self._reason != "malformed":
+            return self._end(None)  # the venue repeats its newest row to a new subscriber: there is no newer one
+        if at <= self._opened_at:
+            return NONE
+        distance = at - self._opened_at
+        if self._nearest is not None and distance <= self._nearest:
+            return self._end(None)
+        if self._reason == "silent":
+            return self._end(at if self._patience is None or distance > self._patience else None)
+        return self._end(at if self._nearest else min(at, self._limit()))
+
+    def _end(self, closed_at: int | None) -> Holes:
+        opened_at, reason, written = self._opened_at, self._reason, self._written
+        self._reason, self._written = "", False
+        if closed_at is None or closed_at <= opened_at:
+            self._floor = max(self._floor, opened_at)
+            return (Hole(opened_at, opened_at, reason, 0),) if written else NONE
+        self._floor = closed_at
+        return (Hole(opened_at, closed_at, reason),)
+
+
+class Bars:
+    """The line of one length of candles. Bounds of its holes are open times.
+
+    Parameters
+    ----------
+    interval : ``1m``, ``1h``, ...
+    """
+
+    def __init__(self, interval: str) -> None:
+        self.interval = interval
+        self._expected: int | None = None
+        """Open time of the first candle that is not stored with its final values."""
+        self._why = ""
+        self._lasting = ""
+        """Reason of the hole that was written down and lasts; empty if there is none."""
+        self._delay: int | None = None
+
+    def resume(self, last: int) -> None:
+        """Continue after a predecessor whose last durable final candle opened at this time."""
+        self._expected, self._why = following(last, self.interval), "collector_lost"
+
+    def interrupted(self, reason: str) -> None:
+        """Remember why the next candle may be missing."""
+        self._why = self._why or reason
+
+    def row(self, open_time: int, close_time: int, is_closed: bool, delay: int = 0) -> Holes:
+        """Take an update of a candle.
+
+        Parameters
+        ----------
+        open_time, close_time : of the candle, ns
+        is_closed : it is the final one
+        delay : between the update's own time and its receipt, ns
+        """
+        self._delay = delay if self._delay is None else min(delay, self._delay)
+        if self._expected is None:
+            self._expected = open_time
+        if open_time < self._expected:
+            return NONE
+        holes = NONE
+        if open_time > self._expected:
+            holes = (self._hole(open_time, self._lasting or self._why or "bar_missing"),)
+            self._expected, self._lasting, self._why = open_time, "", ""
+        if is_closed:
+            if self._lasting:
+                opened_at = following(self._expected, self.interval, -1)
+                holes = (Hole(opened_at, opened_at, self._lasting, 0),)
+                self._lasting = ""
+            self._expected, self._why = close_time, ""
+        return holes
+
+    def tick(self, now: int) -> Holes:
+        """Look at the time: a candle may be overdue."""
+        if self._expected is None or self._lasting:
+            return NONE
+        if now - (self._delay or 0) < following(self._expected, self.interval) + LATE_NS:
+            return NONE
+        self._lasting = self._why or "bar_missing"
+        return (Hole(following(self._expected, self.interval, -1), None, self._lasting),)
+
+    def clock_stepped(self, moved: int) -> None:
+        """Move what is in our clock's time along with it."""
+        if self._delay is not None:
+            self._delay += moved
+
+    def _hole(self, end: int, reason: str) -> Hole:
+        assert self._expected is not None
+        count = candles_between(self._expected, end, self.interval)
+        return Hole(following(self._expected, self.interval, -1), end, reason, count)
+
+
+class Polls:
+    """The line of one thing that is asked for by the clock.
+
+    Parameters
+    ----------
+    every_ns : the period
+    shows_past : an answer holds the last rows, so that it makes up for polls that were missed
+    """
+
+    def __init__(self, every_ns: int, *, shows_past: bool) -> None:
+        self._every = every_ns
+        self._shows_past = shows_past
+        self._last = 0
+        """Time of the newest row."""
+        self._good = 0
+        """When an answer last came, our clock."""
+        self._reason = ""
+        self._opened_at = 0
+        self._written = False
+
+    def resume(self, last: int) -> None:
+        """Continue after a predecessor whose last durable row is of this time."""
+        self._last, self._good = last, last
+        self._open("collector_lost")
+
+    def failed(self, now: int) -> Holes:
+        """Hear that a poll gave nothing."""
+        if not self._last:
+            return NONE  # it never gave a row: nobody can say that one is missing
+        if not self._reason:
+            self._open("poll_failed")
+        return self._write()
+
+    def succeeded(self, times: Sequence[int], now: int) -> Holes:
+        """Take the times of an answer's rows."""
+        late, self._good = self._good and now - self._good > self._every * 3 // 2, now
+        known, newest = self._last, max(times, default=0)
+        self._last = max(known, newest)
+        if not known or (not self._reason and not late) or newest <= known:
+            # Nothing new is no hole: the venue has no newer row.
+            return self._none() if self._reason and times else NONE
+        if not self._reason:
+            self._open("poll_missed", known)
+        first = min((at for at in times if at > known), default=newest)
+        if self._shows_past and min(times) <= known:
+            return self._none()
+        return self._end(first)
+
+    def tick(self, now: int) -> Holes:
+        """Look at the time: a poll may not have been made."""
+        if not self._last or now - self._good <= 2 * self._every:
+            return NONE
+        if not self._reason:
+            self._open("poll_missed")
+        return self._write()
+
+    def clock_stepped(self, moved: int) -> None:
+        """Move what is in our clock's time along with it."""
+        self._good += moved if self._good else 0
+
+    def _open(self, reason: str, at: int | None = None) -> None:
+        self._reason, self._opened_at, self._written = reason, self._last if at is None else at, False
+
+    def _write(self) -> Holes:
+        if self._written:
+            return NONE
+        self._written = True
+        return (Hole(self._opened_at, None, self._reason),)
+
+    def _none(self) -> Holes:
+        written, reason, opened_at = self._written, self._reason, self._opened_at
+        self._reason, self._written = "", False
+        return (Hole(opened_at, opened_at, reason, 0),) if written else NONE
+
+    def _end(self, closed_at: int) -> Holes:
+        reason, opened_at = self._reason, self._opened_at
+        self._reason, self._written = "", False
+        missing = None if self._shows_past else max(1, round((closed_at - opened_at) / self._every) - 1)
+        return (Hole(opened_at, closed_at, reason, missing),)
