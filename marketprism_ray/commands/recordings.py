@@ -175,8 +175,20 @@ def _refuse(unread: list[str]) -> None:
 @click.option("--seed", default=1, show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
 @click.option("--extra", default=0, show_default=True, help="Made-up coins that each venue lists besides.")
-@click.option("--clock-offset-ms", default=0, show_default=True, help="By how much the venues' clock is ahead.")
-def simulate(venues: str, rate: float, seed: int, port: int, extra: int, clock_offset_ms: int) -> None:
+@click.option(
+    "--unrest",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Halts, auctions, listings and delistings a minute, drawn from the seed.",
+)
+@click.option(
+    "--clock-offset-ms",
+    default=0,
+    show_default=True,
+    help="By how much the venues' clock is ahead of this machine's.",
+)
+def simulate(venues: str, rate: float, seed: int, port: int, extra: int, unrest: float, clock_offset_ms: int) -> None:
     """Run the simulated venues on loopback until Ctrl-C.
 
     Prints one JSON line with the endpoints, as `exchanges.<venue>.endpoints` takes them.
@@ -191,9 +203,16 @@ def simulate(venues: str, rate: float, seed: int, port: int, extra: int, clock_o
         raise ConfigError(f"--venues: cannot simulate {', '.join(sorted(unknown))}; known: {', '.join(SIMULATED)}")
 
     async def run() -> None:
-        task = asyncio.ensure_future(
-            serve(names, seed=seed, rate=rate, port=port, extra=extra, clock_offset_ms=clock_offset_ms)
+        market = serve(
+            names,
+            seed=seed,
+            rate=rate,
+            port=port,
+            extra=extra,
+            unrest=unrest,
+            clock_offset_ms=clock_offset_ms,
         )
+        task = asyncio.ensure_future(market)
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         try:

@@ -1,4 +1,8 @@
-"""A seeded market: books that never cross, trades with contiguous ids, and the truth about both.
+"""A seeded market: books, trades with contiguous ids, and the truth about both.
+
+A taker's order is one fill at the best price, several fills of several makers at one price, or a sweep of several
+levels; a book crosses in an auction only. Activity comes in bursts. An instrument can halt and resume, be auctioned,
+expire, be delisted, and new ones come, see `Market.halt`; by itself the market does none of this.
 
 Pure: randomness comes from the seed, time from the caller. Prices are integer ticks and quantities integer lots, so
 that text is exact. Nothing here knows a wire format beyond how a venue writes decimals.
@@ -7,15 +11,25 @@ that text is exact. Nothing here knows a wire format beyond how a venue writes d
 from __future__ import annotations
 
 import random
-from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
 from marketprism_ray.instruments import MarketType
+from marketprism_ray.simulator.side import Side
 
 LIQUIDATION_SHARE = 0.02
+SEVERAL_SHARE = 0.1
+"""Part of the takers' orders that more than one maker fills."""
+BURST_SHARE = 0.02
+"""Part of the steps that begin a burst: nothing else happens for a while than what happens to one symbol."""
+AUCTION_VENUES = ("okx_spot", "okx_derivatives")
+"""Those that show the book of an auction, in which bids and asks cross."""
+COMBO_VENUES = ("deribit_derivatives",)
+COMBO_SHARE = 0.03
+"""Part of the steps of a dated contract that are trades of a spread: of it and its perpetual at once."""
+State = Literal["open", "halted", "auction"]
 EXPIRY = ("291228", 1_893_139_200_000)
 """The one delivery day of dated contracts, 08:00 UTC: far away, so that nothing expires in a test."""
 
@@ -52,6 +66,12 @@ class TradeEvent:
     time_ms: int
     is_liquidation: bool = False
     """True if the taker's order was a forced one; never on spot."""
+    order: int = 0
+    """Number of the taker's order within the symbol: its fills come one after the other, at one time."""
+    is_last: bool = True
+    """True for the last fill of the taker's order."""
+    combo: int | None = None
+    """Number of the trade of several instruments at once that it is a leg of."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +97,8 @@ class Truth:
     taker_sold: list[bool] = field(default_factory=list)
     times_ms: list[int] = field(default_factory=list)
     liquidations: list[bool] = field(default_factory=list)
+    orders: list[int] = field(default_factory=list)
+    combos: list[int | None] = field(default_factory=list)
     subscribed_from: int | None = None
     """First id after somebody subscribed these trades for the first time."""
 
@@ -89,46 +111,6 @@ def plain(value: Decimal) -> str:
 def padded(value: Decimal) -> str:
     """Write a decimal with 8 digits after the point."""
     return format(value, ".8f")
-
-
-class _Side:
-    """One side of a book: goodness (higher is better) of each level, sorted, and its lots."""
-
-    def __init__(self, window: int | None) -> None:
-        self.order: list[int] = []
-        self.lots: dict[int, int] = {}
-        self._window = window
-
-    def _edge(self) -> int:
-        """Give the worst goodness inside the venue's window."""
-        if not self.order:
-            return 0
-        return self.order[0] if self._window is None else self.order[-min(self._window, len(self.order))]
-
-    def apply(self, changes: dict[int, int]) -> dict[int, int]:
-        """Change levels; give what the venue sends: its window loses and gains levels at the far edge as well."""
-        before = self._edge()
-        was_inside = {good for good in changes if good in self.lots and good >= before}
-        left = self.order[bisect_left(self.order, before) :] if self._window else []
-        for good, lots in changes.items():
-            if lots:
-                if good not in self.lots:
-                    insort(self.order, good)
-                self.lots[good] = lots
-            elif good in self.lots:
-                del self.lots[good]
-                del self.order[bisect_left(self.order, good)]
-        if self._window is None:
-            return changes
-        after = self._edge()
-        sent = {g: lots for g, lots in changes.items() if g >= after and (lots or g in was_inside)}
-        sent.update(dict.fromkeys((g for g in was_inside if g < after), 0))
-        if after > before:
-            sent.update(dict.fromkeys((g for g in left if g < after), 0))
-        elif after < before:
-            entered = self.order[bisect_left(self.order, after) : bisect_left(self.order, before)]
-            sent.update((g, self.lots[g]) for g in entered)
-        return sent
 
 
 class Symbol:
@@ -144,13 +126,15 @@ class Symbol:
         self, listing: Listing, seed: str, text: Callable[[Decimal], str], levels: int = 1200, window: int | None = None
     ) -> None:
         self.listing = listing
+        self.state: State = "open"
         self.truth = Truth()
+        self._order = 0
         self.text = text
         self.window = window
         self._random = random.Random(seed)
         self._mid = int(listing.price / listing.tick)
-        self._bids = _Side(window)
-        self._asks = _Side(window)
+        self._bids = Side(window)
+        self._asks = Side(window)
         self.update_id = self._random.randrange(10**9, 10**10)
         self.trade_id = self._random.randrange(10**6, 10**8)
         # Dense near the middle, sparse far away: some levels lie outside any snapshot window.
@@ -159,7 +143,11 @@ class Symbol:
         self._asks.apply({-(self._mid + step): self._quantity() for step in steps})
 
     def _quantity(self) -> int:
-        return int(self._random.paretovariate(1.2) * 10) + 1
+        """Draw lots: mostly few, now and then a level or an order a thousand times as large."""
+        chance = self._random.random()
+        if chance < 0.5:
+            return self._random.randint(1, 30)
+        return (int(self._random.paretovariate(1.2) * 10) + 1) * (1000 if chance > 0.99 else 1)
 
     def _price_text(self, tick: int) -> str:
         return self.text(abs(tick) * self.listing.tick)
@@ -167,19 +155,76 @@ class Symbol:
     def _quantity_text(self, lots: int) -> str:
         return self.text(lots * self.listing.lot)
 
-    def trade(self, time_ms: int) -> TradeEvent:
-        """Let a trade happen."""
+    def act(self, time_ms: int, *, is_trade: bool) -> list[TradeEvent | BookEvent]:
+        """Let something happen: nothing while it is halted, no trade while it is auctioned."""
+        if self.state == "halted":
+            return []
+        if self.state == "auction":
+            return [self.cross(time_ms)]
+        if not is_trade:
+            return [self.change(time_ms)]
+        return self.sweep(time_ms) if self._random.random() < SEVERAL_SHARE else [self.trade(time_ms)]
+
+    def trade(self, time_ms: int, combo: int | None = None) -> TradeEvent:
+        """Let one maker fill a taker's order at the best price."""
         sold = self._random.random() < 0.5
-        forced = self.listing.market_type != "spot" and self._random.random() < LIQUIDATION_SHARE
+        self._order += 1
+        return self._fill(self._bids.best if sold else -self._asks.best, self._quantity(), sold, time_ms, combo=combo)
+
+    def sweep(self, time_ms: int) -> list[TradeEvent | BookEvent]:
+        """Let a taker's order be filled by several makers on up to five levels; what is taken leaves the book."""
+        chance = self._random
+        sold, levels = chance.random() < 0.5, chance.choice((1, 1, 1, 2, 3, 5))
+        side = self._bids if sold else self._asks
+        is_forced = self._is_forced()
+        self._order += 1
+        if len(side.order) == 1:
+            return [self._fill(abs(side.best), self._quantity(), sold, time_ms, is_forced=is_forced)]
+        # One level stays behind the last that may go.
+        taken = side.order[-1 : -1 - min(levels, len(side.order) - 1) : -1]
+        fills: list[tuple[int, int]] = []
+        left: dict[int, int] = {}
+        for place, good in enumerate(taken):
+            lots = side.lots[good]
+            is_partial = place == len(taken) - 1 and lots > 1 and chance.random() < 0.7
+            wanted = chance.randint(1, lots - 1) if is_partial else lots
+            left[good] = lots - wanted
+            for _ in range(chance.randint(1 if levels > 1 else 2, 4)):
+                if wanted > 1:
+                    part = chance.randint(1, wanted - 1)
+                    fills.append((abs(good), part))
+                    wanted -= part
+            fills.append((abs(good), wanted))
+        events: list[TradeEvent | BookEvent] = [
+            self._fill(tick, lots, sold, time_ms, is_forced=is_forced, is_last=place == len(fills) - 1)
+            for place, (tick, lots) in enumerate(fills)
+        ]
+        gone = [good for good, lots in left.items() if not lots]
+        if gone:
+            after = side.order[-1 - len(gone)]
+            self._mid = after + 1 if sold else -after
+        events.append(self._book_event(left if sold else {}, {} if sold else left, time_ms))
+        return events
+
+    def _is_forced(self) -> bool:
+        return self.listing.market_type != "spot" and self._random.random() < LIQUIDATION_SHARE
+
+    def _fill(
+        self,
+        tick: int,
+        lots: int,
+        sold: bool,
+        time_ms: int,
+        *,
+        is_forced: bool | None = None,
+        is_last: bool = True,
+        combo: int | None = None,
+    ) -> TradeEvent:
         self.trade_id += 1
+        forced = self._is_forced() if is_forced is None else is_forced
+        price, quantity = self._price_text(tick), self._quantity_text(lots)
         event = TradeEvent(
-            self.listing,
-            self.trade_id,
-            self._price_text(self._mid - 1 if sold else self._mid),
-            self._quantity_text(self._quantity()),
-            sold,
-            time_ms,
-            forced,
+            self.listing, self.trade_id, price, quantity, sold, time_ms, forced, self._order, is_last, combo
         )
         truth = self.truth
         truth.ids.append(event.id)
@@ -188,6 +233,8 @@ class Symbol:
         truth.taker_sold.append(sold)
         truth.times_ms.append(time_ms)
         truth.liquidations.append(forced)
+        truth.orders.append(event.order)
+        truth.combos.append(combo)
         return event
 
     def change(self, time_ms: int) -> BookEvent:
@@ -196,8 +243,9 @@ class Symbol:
         bids: dict[int, int] = {}
         asks: dict[int, int] = {}
         if chance.random() < 0.2:
-            self._move(chance.choice((-1, 1)) * chance.randint(1, 4), bids, asks)
-        for _ in range(chance.randint(1, 8)):
+            far = 30 if self._mid > 2_000 and chance.random() < 0.05 else 4
+            self._move(chance.choice((-1, 1)) * chance.randint(1, far), bids, asks)
+        for _ in range(chance.randint(1, 40 if chance.random() < 0.05 else 8)):
             deep = chance.random() < 0.02
             step = chance.randint(1000, 3000) if deep else int(chance.expovariate(0.05))
             lots = 0 if chance.random() < 0.35 else self._quantity()
@@ -206,10 +254,35 @@ class Symbol:
                     bids[self._mid - 1 - step] = lots
             else:
                 asks[-(self._mid + step)] = lots
-        # The best level on either side never goes empty.
-        bids[self._mid - 1] = bids.get(self._mid - 1) or self._quantity()
-        asks[-self._mid] = asks.get(-self._mid) or self._quantity()
+        # Mostly the spread is one tick; a side never goes empty.
+        for side, levels, good in ((self._bids, bids, self._mid - 1), (self._asks, asks, -self._mid)):
+            if not levels.get(good) and (chance.random() < 0.7 or len(side.order) < 50):
+                levels[good] = self._quantity()
+        return self._book_event(bids, asks, time_ms)
+
+    def cross(self, time_ms: int) -> BookEvent:
+        """Let orders of an auction come in: they wait, on whichever side of the others' prices."""
+        reach = range(-5, 20)
+        bids = {self._mid - 1 - step: self._quantity() for step in self._random.sample(reach, 3)}
+        asks = {-(self._mid + step): self._quantity() for step in self._random.sample(reach, 3)}
+        return self._book_event({tick: lots for tick, lots in bids.items() if tick > 0}, asks, time_ms)
+
+    def uncross(self, time_ms: int) -> list[TradeEvent | BookEvent]:
+        """End an auction: one trade in the middle, and nothing is left on the wrong side of it."""
+        bids = dict.fromkeys((tick for tick in self._bids.order if tick >= self._mid), 0)
+        asks = dict.fromkeys((good for good in self._asks.order if -good < self._mid), 0)
+        if not bids and not asks:
+            return []
+        self._order += 1
+        trade = self._fill(self._mid, self._quantity(), self._random.random() < 0.5, time_ms)
+        bids[self._mid - 1], asks[-self._mid] = self._quantity(), self._quantity()
+        return [trade, self._book_event(bids, asks, time_ms)]
+
+    def _book_event(self, bids: dict[int, int], asks: dict[int, int], time_ms: int) -> BookEvent:
         sent_bids, sent_asks = self._bids.apply(bids), self._asks.apply(asks)
+        if not sent_bids and not sent_asks:
+            # All of it was outside the window: an update always says something.
+            sent_bids = self._bids.apply({self._bids.best: self._quantity()})
         previous = self.update_id
         self.update_id += len(sent_bids) + len(sent_asks)
         return BookEvent(
@@ -238,7 +311,7 @@ class Symbol:
         """Give the levels as text, best first."""
         return self._text_of(self._bids, depth), self._text_of(self._asks, depth)
 
-    def _text_of(self, side: _Side, depth: int | None) -> list[tuple[str, str]]:
+    def _text_of(self, side: Side, depth: int | None) -> list[tuple[str, str]]:
         best_first = reversed(side.order[-depth:] if depth else side.order)
         return [(self._price_text(good), self._quantity_text(side.lots[good])) for good in best_first]
 
@@ -327,19 +400,19 @@ EXTRA_LEVELS = 200
 
 def made_up(venue: str, count: int) -> list[Listing]:
     """List coins that do not exist, C000 and so on: many symbols are what a cold start is about."""
+    return [made_up_coin(venue, number) for number in range(count)]
+
+
+def made_up_coin(venue: str, number: int) -> Listing:
+    """Give a coin that does not exist, by its number."""
     symbol, venue_symbol = _NAMES[venue]
+    coin = f"C{number:03d}"
+    name, own = symbol.format(c=coin), venue_symbol.format(c=coin)
+    if venue.endswith("spot"):
+        base, quote = name.split("-")
+        return Listing(venue, name, own, base, quote, Decimal(10), Decimal("0.001"), Decimal(1))
     contract = {"binance_coinm": ("10", "inverse"), "okx_derivatives": ("1", "linear")}.get(venue)
-    found = []
-    for n in range(count):
-        coin = f"C{n:03d}"
-        name, own = symbol.format(c=coin), venue_symbol.format(c=coin)
-        if venue.endswith("spot"):
-            base, quote = name.split("-")
-            listing = Listing(venue, name, own, base, quote, Decimal(10), Decimal("0.001"), Decimal(1))
-        else:
-            listing = _derivative(venue, name, own, ("10", "0.001", "1"), contract)
-        found.append(listing)
-    return found
+    return _derivative(venue, name, own, ("10", "0.001", "1"), contract)
 
 
 class Market:
@@ -352,7 +425,13 @@ class Market:
     """
 
     def __init__(
-        self, venues: Sequence[str], seed: int, *, trade_share: float = 0.7, levels: int = 1200, extra: int = 0
+        self,
+        venues: Sequence[str],
+        seed: int,
+        *,
+        trade_share: float = 0.7,
+        levels: int = 1200,
+        extra: int = 0,
     ) -> None:
         listings = [listing for listing in LISTINGS if listing.venue in venues]
         known = len(listings)
@@ -360,31 +439,89 @@ class Market:
             listings += made_up(venue, extra)
         self._seed = seed
         self.symbols: dict[tuple[str, str], Symbol] = {}
+        self.gone: dict[tuple[str, str], Symbol] = {}
+        """Symbols that were taken off the list, whose history can still be asked for."""
         self._all: list[Symbol] = []
+        self._dated: list[Symbol] = []
+        """Symbols with a delivery day that somebody listed during the run."""
         for number, listing in enumerate(listings):
             self.enter(listing, levels if number < known else EXTRA_LEVELS)
         self._random = random.Random(seed)
         self._trade_share = trade_share
+        self._burst: list[Symbol] = []
+        self._combos = 0
 
-    def enter(self, listing: Listing, levels: int = EXTRA_LEVELS) -> None:
-        """List a symbol."""
-        symbol = self.symbols[listing.venue, listing.symbol] = Symbol(
-            listing,
-            f"{self._seed}/{listing.venue}/{listing.symbol}",
-            padded if listing.venue == "binance_spot" else plain,
-            levels,
-            400 if listing.venue.startswith("okx") else None,
-        )
+    def enter(self, listing: Listing, levels: int = EXTRA_LEVELS) -> Symbol:
+        """List a symbol; one that was listed before goes on with its numbers and its history."""
+        place = listing.venue, listing.symbol
+        symbol = self.gone.pop(place, None)
+        if symbol is None:
+            text = padded if listing.venue == "binance_spot" else plain
+            window = 400 if listing.venue.startswith("okx") else None
+            symbol = Symbol(listing, f"{self._seed}/{listing.venue}/{listing.symbol}", text, levels, window)
+        symbol.listing, symbol.state = listing, "open"
+        self.symbols[place] = symbol
         self._all.append(symbol)
+        if listing.expiry_ms is not None and listing.expiry_ms != EXPIRY[1]:
+            self._dated.append(symbol)
+        return symbol
 
     def leave(self, venue: str, symbol: str) -> None:
         """Take a symbol off the list: nothing happens to it any more."""
-        self._all.remove(self.symbols.pop((venue, symbol)))
+        gone = self.gone[venue, symbol] = self.symbols.pop((venue, symbol))
+        self._all.remove(gone)
+        self._dated = [one for one in self._dated if one is not gone]
 
-    def step(self, time_ms: int) -> TradeEvent | BookEvent:
-        """Let one event happen somewhere."""
-        symbol = self._all[int(self._random.random() * len(self._all))]
-        return symbol.trade(time_ms) if self._random.random() < self._trade_share else symbol.change(time_ms)
+    def expired(self, time_ms: int) -> list[Symbol]:
+        """Take off the list, and give, what has reached its delivery."""
+        due = [one for one in self._dated if one.listing.expiry_ms is not None and one.listing.expiry_ms <= time_ms]
+        for one in due:
+            self.leave(one.listing.venue, one.listing.symbol)
+        return due
+
+    def step(self, time_ms: int) -> list[TradeEvent | BookEvent]:
+        """Let something happen somewhere: one event, or all that follows from one taker's order."""
+        if self._burst:
+            symbol = self._burst.pop()
+        else:
+            symbol = self._all[int(self._random.random() * len(self._all))]
+            if self._random.random() < BURST_SHARE:
+                self._burst = [symbol] * self._random.randint(5, 40)
+        if self._random.random() < COMBO_SHARE and (legs := self._legs(symbol)) is not None:
+            self._combos += 1
+            return [leg.trade(time_ms, self._combos) for leg in legs]
+        return symbol.act(time_ms, is_trade=self._random.random() < self._trade_share)
+
+    def _legs(self, symbol: Symbol) -> tuple[Symbol, Symbol] | None:
+        """Give the legs of a spread, the dated contract first, where its perpetual is listed and both are open."""
+        listing = symbol.listing
+        if listing.venue not in COMBO_VENUES or listing.market_type != "futures":
+            return None
+        other = self.symbols.get((listing.venue, f"{listing.base}-{listing.quote}-SWAP"))
+        if other is None or symbol.state != "open" or other.state != "open":
+            return None
+        return symbol, other
+
+    def halt(self, venue: str, symbol: str) -> None:
+        """Let nothing happen to a symbol."""
+        self._find(venue, symbol).state = "halted"
+
+    def auction(self, venue: str, symbol: str) -> None:
+        """Let orders wait, and the book cross."""
+        if venue not in AUCTION_VENUES:
+            raise ValueError(f"{venue} shows no auction; those that do: {', '.join(AUCTION_VENUES)}")
+        self._find(venue, symbol).state = "auction"
+
+    def resume(self, venue: str, symbol: str, time_ms: int) -> list[TradeEvent | BookEvent]:
+        """End a halt, or an auction: give what happens then."""
+        found = self._find(venue, symbol)
+        was, found.state = found.state, "open"
+        return found.uncross(time_ms) if was == "auction" else []
+
+    def _find(self, venue: str, symbol: str) -> Symbol:
+        if (venue, symbol) not in self.symbols:
+            raise ValueError(f"no symbol {symbol!r} at {venue!r}")
+        return self.symbols[venue, symbol]
 
     def of_venue_symbol(self, venue: str, venue_symbol: str) -> Symbol | None:
         """Find a symbol by the venue's own name."""

@@ -28,6 +28,7 @@ class SimulatorProcess:
         rate: float = 200.0,
         port: int = 0,
         extra: int = 0,
+        unrest: float = 0.0,
         clock_offset_ms: int = 0,
         log: Path | None = None,
     ) -> None:
@@ -40,8 +41,9 @@ class SimulatorProcess:
             str(port),
             "--extra",
             str(extra),
-            "--clock-offset-ms",
-            str(clock_offset_ms),
+            "--unrest",
+            str(unrest),
+            f"--clock-offset-ms={clock_offset_ms}",
             "--venues",
             *venues,
         ]
@@ -86,6 +88,10 @@ class SimulatorProcess:
     def fault(self, kind: str, venue: str, **more: Any) -> None:
         """Inject a fault."""
         self._call("fault", {"kind": kind, "venue": venue, **more}, post=True)
+
+    def befall(self, action: str, venue: str, symbol: str, **more: Any) -> None:
+        """Let something befall an instrument, see ``unrest.Command``."""
+        self._call("market", {"action": action, "venue": venue, "symbol": symbol, **more}, post=True)
 
     def ledger(self) -> dict[str, Any]:
         """Give counts per venue and symbol."""

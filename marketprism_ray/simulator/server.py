@@ -3,7 +3,8 @@
 ========================================  ==========================================================================
 ``GET /control/endpoints``                venue -> {"rest": url, socket name: url}
 ``GET /control/ledger``                   per venue and symbol: trades since the first subscription, trades emitted
-                                          since the beginning, first and last id, first subscribed id
+                                          since the beginning, first and last id, first subscribed id, state of the
+                                          instrument (``gone`` if it is not listed any more)
 ``GET /control/truth``                    what the truth ledger holds (``truth.py``): rows and pages of each part
 ``GET /control/truth/frames?page=``       a page of pushed frames, and of ``answers``: Arrow IPC
 ``GET /control/truth/happenings``         faults, sockets, subscriptions, pauses
@@ -11,6 +12,8 @@
 ``GET /control/trades?venue=&symbol=``    Arrow IPC stream of every trade from the first subscription on
 ``GET /control/book?venue=&symbol=``      the true book: levels as text, update id
 ``POST /control/fault``                   inject a fault, see ``wire.Fault``
+``POST /control/market``                  let something befall an instrument, see ``unrest``: halt, auction, resume,
+                                          expire, delist, list
 ``POST /control/pause``, ``resume``       stop and go on with the market
 ========================================  ==========================================================================
 """
@@ -30,6 +33,7 @@ from marketprism_ray.simulator.binance import Binance
 from marketprism_ray.simulator.deribit.house import Deribit
 from marketprism_ray.simulator.market import BookEvent, Listing, Market, Symbol, TradeEvent
 from marketprism_ray.simulator.okx.house import KEEP_ALIVE_S, Okx
+from marketprism_ray.simulator.unrest import Command, Unrest, carry_out
 from marketprism_ray.simulator.wire import Fault, Wire
 
 VENUES = (
@@ -89,6 +93,7 @@ class Simulator:
     ----------
     rate : market events a second over all venues; 0 is as fast as the machine allows
     extra : made-up coins that each venue lists besides
+    unrest : how many halts, auctions, listings and delistings a minute befall the instruments, see ``unrest``
     keep_alive_s : time without a change after which a house that does so says that a book is alive
     clock_offset_ms : by how much the venues' clock is ahead of the machine's
     """
@@ -100,6 +105,7 @@ class Simulator:
         seed: int = 1,
         rate: float = 200.0,
         extra: int = 0,
+        unrest: float = 0.0,
         keep_alive_s: float = KEEP_ALIVE_S,
         clock_offset_ms: int = 0,
     ) -> None:
@@ -107,6 +113,7 @@ class Simulator:
         if unknown:
             raise ValueError(f"cannot simulate {', '.join(sorted(unknown))}; known: {', '.join(VENUES)}")
         self.market = Market(venues, seed, extra=extra)
+        self._unrest = Unrest(self.market, seed, unrest)
         self.wire = Wire(clock_offset_ms)
         self.rate = rate
         self.paused = False
@@ -132,6 +139,7 @@ class Simulator:
                 web.get("/control/trades", self._trades),
                 web.get("/control/book", self._book),
                 web.post("/control/fault", self._fault),
+                web.post("/control/market", self._befall),
                 web.post("/control/{word:pause|resume}", self._pause),
             ]
         )
@@ -186,15 +194,32 @@ class Simulator:
                 owed = 0.0
                 await asyncio.sleep(BEAT_S)
                 continue
+            now_ms = self.wire.now_ms()
+            for command in self._unrest.due(now_ms):
+                self.befall(command)
+            if self.market.expired(now_ms):
+                self._relist()
             while owed >= 1:
-                owed -= 1
-                self.step()
+                owed -= self.step()
 
-    def step(self) -> None:
-        """Let one event happen and send it."""
-        event = self.market.step(self.wire.now_ms())
-        self.events += 1
-        self._houses[event.listing.venue].publish(event)
+    def step(self) -> int:
+        """Let something happen somewhere and send it; give the number of events, at least 1."""
+        return max(1, self._publish(self.market.step(self.wire.now_ms())))
+
+    def befall(self, command: Command) -> None:
+        """Let something befall an instrument; raises ValueError where that cannot be."""
+        events = carry_out(self.market, command, self.wire.now_ms())
+        self.wire.truth.happened(
+            "market", command.venue, action=command.action, symbol=command.symbol, expiry_ms=command.expiry_ms
+        )
+        self._relist()
+        self._publish(events)
+
+    def _publish(self, events: Sequence[TradeEvent | BookEvent]) -> int:
+        for event in events:
+            self._houses[event.listing.venue].publish(event)
+        self.events += len(events)
+        return len(events)
 
     # --- control ---
 
@@ -256,9 +281,10 @@ class Simulator:
                 "emitted": len(symbol.truth.ids),
                 "first_id": symbol.truth.ids[0] if symbol.truth.ids else None,
                 "last_id": symbol.truth.ids[-1] if symbol.truth.ids else None,
+                "state": symbol.state if (venue, name) in self.market.symbols else "gone",
                 "subscribed_from": symbol.truth.subscribed_from,
             }
-            for (venue, name), symbol in self.market.symbols.items()
+            for (venue, name), symbol in {**self.market.symbols, **self.market.gone}.items()
         ]
         limited = sum(house.rate_limited for house in self._houses.values())
         return web.json_response({"events": self.events, "rate_limited": limited, "symbols": symbols})
@@ -271,9 +297,10 @@ class Simulator:
 
     def _symbol(self, request: web.Request) -> Symbol:
         place = (request.query.get("venue", ""), request.query.get("symbol", ""))
-        if place not in self.market.symbols:
+        symbol = self.market.symbols.get(place) or self.market.gone.get(place)
+        if symbol is None:
             raise web.HTTPNotFound(text=f"no symbol {place[1]!r} at {place[0]!r}")
-        return self.market.symbols[place]
+        return symbol
 
     async def _trades(self, request: web.Request) -> web.Response:
         symbol = self._symbol(request)
@@ -319,6 +346,14 @@ class Simulator:
             self.wire.faults.append(fault)
         return web.json_response({"active": len(self.wire.faults)})
 
+    async def _befall(self, request: web.Request) -> web.Response:
+        values: dict[str, Any] = await request.json()
+        try:
+            self.befall(Command(**values))
+        except (TypeError, ValueError) as error:
+            return web.Response(text=str(error), status=400)
+        return web.json_response({"symbols": [list(place) for place in self.market.symbols]})
+
     async def _pause(self, request: web.Request) -> web.Response:
         self.paused = request.match_info["word"] == "pause"
         self.wire.truth.happened("paused" if self.paused else "resumed")
@@ -340,10 +375,17 @@ def _from_subscription(symbol: Symbol) -> tuple[int, int]:
 
 
 async def serve(
-    venues: Sequence[str], *, seed: int, rate: float, port: int, extra: int = 0, clock_offset_ms: int = 0
+    venues: Sequence[str],
+    *,
+    seed: int,
+    rate: float,
+    port: int,
+    extra: int = 0,
+    unrest: float = 0.0,
+    clock_offset_ms: int = 0,
 ) -> None:
     """Run until cancelled; print one JSON line when ready."""
-    simulator = Simulator(venues, seed=seed, rate=rate, extra=extra, clock_offset_ms=clock_offset_ms)
+    simulator = Simulator(venues, seed=seed, rate=rate, extra=extra, unrest=unrest, clock_offset_ms=clock_offset_ms)
     await simulator.start(port)
     print(json.dumps({"port": simulator.port, "endpoints": simulator.endpoints()}), flush=True)
     try:

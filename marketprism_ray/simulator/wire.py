@@ -146,6 +146,10 @@ class Wire:
         self._numbers = numbers(1)
         self._attempts: dict[tuple[str, str | None], Attempts] = defaultdict(Attempts)
 
+    def now_us(self) -> int:
+        """Give the venues' time, µs since the epoch."""
+        return time.time_ns() // 1000 + self.clock_offset_ms * 1000
+
     def now_ms(self) -> int:
         """Give the time on the venues' clock."""
         return int(time.time() * 1000) + self.clock_offset_ms

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import count as numbers
@@ -29,7 +28,7 @@ from marketprism_ray.simulator.deribit.listed import (
 from marketprism_ray.simulator.deribit.methods import Methods, invalid, keys_of
 from marketprism_ray.simulator.deribit.rows import candle_text, change, quote, snapshot, ticker, trade, window
 from marketprism_ray.simulator.deribit.session import Session
-from marketprism_ray.simulator.deribit.text import TOO_MANY, Raw, RpcError, exponent, json_text, now, push, rpc
+from marketprism_ray.simulator.deribit.text import TOO_MANY, Raw, RpcError, exponent, json_text, push, rpc
 from marketprism_ray.simulator.market import BookEvent, Market, TradeEvent, plain
 from marketprism_ray.simulator.summaries import STEP_MS, greeks, index_price, mark_price, volatility
 from marketprism_ray.simulator.wire import Client, Wire
@@ -66,7 +65,7 @@ class Deribit:
         """Every key that was ever subscribed and is sent by the clock."""
         self._sent: dict[str, tuple[int, Any]] = {}
         """When a key was last sent by the clock, and the state that was sent."""
-        self._methods = Methods(self._listed, self._indexes)
+        self._methods = Methods(self._listed, self._indexes, wire.now_ms)
         self.relist()
 
     @property
@@ -93,7 +92,7 @@ class Deribit:
                 self._indexes.setdefault(index_name_of(one.symbol.listing), one)
 
     def _announce(self, one: Listed, state: str) -> None:
-        data = json_text({"timestamp": now(), "state": state, "instrument_name": one.name})
+        data = json_text({"timestamp": self._wire.now_ms(), "state": state, "instrument_name": one.name})
         for kind in (one.kind, "any"):
             for currency in (one.currency, "any"):
                 self._send(f"instrument.state.{kind}.{currency}", lambda: data)
@@ -125,13 +124,13 @@ class Deribit:
         )
 
     def _open(self, client: Client, _: str) -> None:
-        self._sessions[client] = Session(now())
+        self._sessions[client] = Session(self._wire.now_ms())
 
     def _command(self, client: Client, text: str) -> None:
         session = self._sessions.get(client)
         if session is None or session.is_over:
             return
-        begin = time.time_ns() // 1000
+        begin = self._wire.now_us()
         identity = None
         try:
             try:
@@ -147,13 +146,20 @@ class Deribit:
                 raise invalid("params")
             result = self._call(client, session, method, params)
         except RpcError as error:
-            answer = rpc(identity, begin, error=error.content)
+            answer = rpc(identity, begin, self._wire.now_us(), error=error.content)
             if error.code == TOO_MANY:
                 self._end(client, session, answer)
             else:
                 client.send(answer)
         else:
-            client.send(rpc(identity, begin, result=result[0] if isinstance(result, tuple) else result))
+            client.send(
+                rpc(
+                    identity,
+                    begin,
+                    self._wire.now_us(),
+                    result=result[0] if isinstance(result, tuple) else result,
+                )
+            )
             if isinstance(result, tuple):
                 for key in result[1]:
                     self._greet(client, key)
@@ -173,11 +179,11 @@ class Deribit:
                 if not isinstance(interval, int) or interval < LEAST_HEARTBEAT_S:
                     raise RpcError(11050, "bad_request", f"interval must be at least {LEAST_HEARTBEAT_S}")
                 session.heartbeat_ms = interval * 1000
-                session.next_beat_ms = now() + session.heartbeat_ms
+                session.next_beat_ms = self._wire.now_ms() + session.heartbeat_ms
                 return "ok"
             case "public/disable_heartbeat":
                 session.heartbeat_ms = session.tested_ms = None
-                session.quiet_since_ms = now()
+                session.quiet_since_ms = self._wire.now_ms()
                 return "ok"
             case "public/test":
                 session.tested_ms = None
@@ -203,7 +209,7 @@ class Deribit:
         """Send what a fresh subscription gets at once; one that was there already gets nothing."""
         channel = self._channel(key)
         assert channel is not None
-        now_ms = now()
+        now_ms = self._wire.now_ms()
         if channel.topic == "trades":
             for one in self._members(channel.place):
                 truth = one.symbol.truth
@@ -212,7 +218,7 @@ class Deribit:
         elif channel.topic == "book":
             one = self._listed[channel.place]
             one.know()
-            self._wire.greet(client, key, push(key, snapshot(one.symbol)))
+            self._wire.greet(client, key, push(key, snapshot(one.symbol, now_ms)))
         elif channel.topic == "quote":
             self._wire.greet(client, key, push(key, json_text(quote(self._listed[channel.place].symbol, now_ms))))
         elif channel.every_ms:
@@ -414,15 +420,15 @@ class Deribit:
     # --- requests ---
 
     async def _rest(self, request: web.Request) -> web.Response:
-        begin = time.time_ns() // 1000
+        begin = self._wire.now_us()
         try:
             result = self._methods.answer(request.match_info["method"], dict(request.query))
         except RpcError as error:
-            body = rpc(None, begin, error=error.content)
+            body = rpc(None, begin, self._wire.now_us(), error=error.content)
             return web.Response(
                 text=body, status=429 if error.code == TOO_MANY else 400, content_type="application/json"
             )
-        return web.Response(text=rpc(None, begin, result=result), content_type="application/json")
+        return web.Response(text=rpc(None, begin, self._wire.now_us(), result=result), content_type="application/json")
 
 
 async def _close(client: Client, text: str, code: int) -> None:

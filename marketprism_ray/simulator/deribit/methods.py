@@ -20,7 +20,7 @@ from marketprism_ray.simulator.deribit.rows import (
     window,
 )
 from marketprism_ray.simulator.deribit.session import Credits
-from marketprism_ray.simulator.deribit.text import TOO_MANY, Raw, RpcError, exponent, now, raw_or_null
+from marketprism_ray.simulator.deribit.text import TOO_MANY, Raw, RpcError, exponent, raw_or_null
 from marketprism_ray.simulator.market import plain
 from marketprism_ray.simulator.summaries import RunningCandle, funding_rate, index_price, mark_price, volatility
 
@@ -42,14 +42,15 @@ class Methods:
     indexes : the symbol whose trades stand in for each index
     """
 
-    def __init__(self, listed: Mapping[str, Listed], indexes: Mapping[str, Listed]) -> None:
+    def __init__(self, listed: Mapping[str, Listed], indexes: Mapping[str, Listed], now_ms: Callable[[], int]) -> None:
         self.rate_limited = 0
         self.requests = Credits(REQUESTS_PER_S, REQUEST_BURST)
         self._lists = Credits(LISTS_PER_S, LIST_BURST)
+        self._now_ms = now_ms
         self._listed = listed
         self._indexes = indexes
         self._methods: dict[str, Callable[[dict[str, Any]], Any]] = {
-            "get_time": lambda _: now(),
+            "get_time": lambda _: self._now_ms(),
             "test": lambda _: VERSION,
             "hello": lambda _: VERSION,
             "status": lambda _: {"locked": "false", "locked_indices": []},
@@ -57,7 +58,7 @@ class Methods:
             "get_instruments": self._get_instruments,
             "get_instrument": lambda params: instrument(self._of(params).symbol.listing),
             "get_order_book": self._get_order_book,
-            "ticker": lambda params: ticker(self._of(params), now()),
+            "ticker": lambda params: ticker(self._of(params), self._now_ms()),
             "get_book_summary_by_currency": self._get_summaries,
             "get_last_trades_by_instrument": self._get_trades,
             "get_last_trades_by_instrument_and_time": self._get_trades,
@@ -102,7 +103,7 @@ class Methods:
         )
 
     def _get_order_book(self, params: dict[str, Any]) -> dict[str, Any]:
-        one, depth, now_ms = self._of(params), whole(params, "depth", 5), now()
+        one, depth, now_ms = self._of(params), whole(params, "depth", 5), self._now_ms()
         return {**ticker(one, now_ms), **window(one.symbol, min(max(depth, 1), 10_000), now_ms)}
 
     def _get_index_price(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +114,7 @@ class Methods:
         return {"index_price": price, "estimated_delivery_price": price}
 
     def _get_summaries(self, params: dict[str, Any]) -> list[dict[str, Any]]:
-        now_ms = now()
+        now_ms = self._now_ms()
         found = []
         for one in self._chosen(params):
             listing, day = one.symbol.listing, one.day
@@ -201,7 +202,7 @@ class Methods:
             raise invalid("instrument_name")
         index = Raw(plain(listing.price))
         found = []
-        for at in _times(params, HOUR_MS)[-FUNDING_PER_PAGE:]:
+        for at in _times(params, HOUR_MS, self._now_ms())[-FUNDING_PER_PAGE:]:
             rate = funding_rate(listing, at)
             found.append(
                 {
@@ -221,7 +222,7 @@ class Methods:
             raise invalid("currency")
         if step is None:
             raise invalid("resolution")
-        times = _times(params, step)
+        times = _times(params, step, self._now_ms())
         page = times[-VOLATILITY_PER_PAGE:]
         rows = []
         for at in page:
@@ -262,9 +263,9 @@ def _page(params: dict[str, Any], places: range) -> range:
     return places[:count] if params.get("sorting") == "asc" else places[-count:][::-1]
 
 
-def _times(params: dict[str, Any], step_ms: int) -> range:
+def _times(params: dict[str, Any], step_ms: int, now_ms: int) -> range:
     """Give the beginnings of steps between the times asked for, none in the future."""
-    start, end = whole(params, "start_timestamp"), min(whole(params, "end_timestamp"), now())
+    start, end = whole(params, "start_timestamp"), min(whole(params, "end_timestamp"), now_ms)
     return range(-(-start // step_ms) * step_ms, end + 1, step_ms)
 
 

@@ -15,7 +15,7 @@ from marketprism_ray.simulator.deribit.listed import (
     settlement,
     trade_id,
 )
-from marketprism_ray.simulator.deribit.text import Raw, exponent, json_text, now, raw_or_null
+from marketprism_ray.simulator.deribit.text import Raw, exponent, json_text, raw_or_null
 from marketprism_ray.simulator.market import BookEvent, Listing, Symbol, TradeEvent, plain
 from marketprism_ray.simulator.summaries import (
     RunningCandle,
@@ -75,11 +75,11 @@ def window(symbol: Symbol, depth: int, now_ms: int) -> dict[str, Any]:
     }
 
 
-def snapshot(symbol: Symbol) -> str:
+def snapshot(symbol: Symbol, now_ms: int) -> str:
     """Write the first message of a book."""
     bids, asks = ("[" + ",".join(f'["new",{p},{q}]' for p, q in side) + "]" for side in symbol.book())
     return (
-        f'{{"type":"snapshot","timestamp":{now()},"instrument_name":"{symbol.listing.venue_symbol}",'
+        f'{{"type":"snapshot","timestamp":{now_ms},"instrument_name":"{symbol.listing.venue_symbol}",'
         f'"change_id":{symbol.update_id},"bids":{bids},"asks":{asks}}}'
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from decimal import Decimal
 from typing import Any
 
@@ -57,9 +56,8 @@ def raw_or_null(value: Decimal | str | None) -> Raw | None:
     return Raw(value if isinstance(value, str) else plain(value))
 
 
-def rpc(identity: Any, begin: int, **content: Any) -> str:
-    """Write an answer; ``begin`` is when the request came, us."""
-    end = time.time_ns() // 1000
+def rpc(identity: Any, begin: int, end: int, **content: Any) -> str:
+    """Write an answer; ``begin`` and ``end`` are when the request came and was done, µs."""
     named = {} if identity is None else {"id": identity}
     return json_text(
         {"jsonrpc": "2.0", **named, **content, "usIn": begin, "usOut": end, "usDiff": end - begin, "testnet": False}
@@ -69,8 +67,3 @@ def rpc(identity: Any, begin: int, **content: Any) -> str:
 def push(key: str, data: str) -> str:
     """Write a notification of a channel."""
     return f'{{"jsonrpc":"2.0","method":"subscription","params":{{"channel":"{key}","data":{data}}}}}'
-
-
-def now() -> int:
-    """Give the time, ms."""
-    return int(time.time() * 1000)

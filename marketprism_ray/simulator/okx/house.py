@@ -157,7 +157,7 @@ class Okx:
 
     def _welcome(self, client: Client, key: str, name: str, value: str) -> None:
         """Send what a new listener gets at once."""
-        now_ms = _now()
+        now_ms = self._wire.now_ms()
         if CHANNELS[name].every_ms:
             self._streams[key] = name, value
             self._sent.setdefault(key, (now_ms, self._state(name, value)))
@@ -178,7 +178,7 @@ class Okx:
         return (
             f'{{"arg":{key_of("books", symbol.listing.venue_symbol)},'
             f'"action":"snapshot","data":[{{"asks":{levels_text(asks)},'
-            f'"bids":{levels_text(bids)},"ts":"{_now()}","checksum":0,"prevSeqId":-1,"seqId":{symbol.update_id}}}]}}'
+            f'"bids":{levels_text(bids)},"ts":"{self._wire.now_ms()}","checksum":0,"prevSeqId":-1,"seqId":{symbol.update_id}}}]}}'
         )
 
     def notice(self) -> None:
@@ -317,14 +317,14 @@ class Okx:
     def keep_alive(self) -> None:
         """Say of every book that it is alive, now."""
         for figures in self._figures.values():
-            self._keep_alive(figures.symbol, _now())
+            self._keep_alive(figures.symbol, self._wire.now_ms())
 
     def reset(self) -> None:
         """Start the books' sequences afresh, as maintenance does: the next update's seqId is below its prevSeqId."""
         for figures in self._figures.values():
             symbol = figures.symbol
             previous, symbol.update_id = symbol.update_id, 1000
-            event = symbol.change(_now())
+            event = symbol.change(self._wire.now_ms())
             self.publish(
                 BookEvent(event.listing, event.first, event.last, previous, event.bids, event.asks, event.time_ms)
             )
@@ -341,8 +341,4 @@ class Okx:
             self.rate_limited += 1
             return answer([], code="50011", message="Too Many Requests", status=429)
         spent.append(now)
-        return self._rest_api.answer(endpoint, query, _now())
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
+        return self._rest_api.answer(endpoint, query, self._wire.now_ms())
