@@ -5,6 +5,7 @@ Values are decimal text in and out. ``None`` and empty text mean that the venue 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
@@ -17,6 +18,7 @@ from marketprism_ray.venue import WireLevel
 
 _EXACT = Context(prec=120, rounding=ROUND_HALF_EVEN)
 _UNIT = Decimal(1).scaleb(-18)
+_CLOSED_CANDLE = 1 << 62
 
 
 def plain(value: Decimal) -> str:
@@ -114,6 +116,33 @@ def common(instrument: Instrument, time: int, received: int, source: Source = "s
         "receive_timestamp": received,
         "source": source,
     }
+
+
+def candle_revision(source: Source, *, is_closed: bool, order: int) -> int:
+    """Give the revision of a candle: a closed one is after every open one, among those the venue's order decides.
+
+    Two copies of a closed candle say the same; that of the stream, which knows when it happened, is preferred.
+
+    Parameters
+    ----------
+    order : the venue's time of an open candle, or `volume_order` of it; 0 to 2^62 - 1
+    """
+    if is_closed:
+        return _CLOSED_CANDLE + (source == "stream")
+    if not 0 <= order < _CLOSED_CANDLE:
+        raise FrameError(f"order {order} of an open candle is out of range")
+    return order
+
+
+def volume_order(volume: str) -> int:
+    """Give a number that grows with the volume: within one candle it only grows, so it orders what the venue sent.
+
+    For venues that do not say when they sent a candle. The bits of a double that is not negative sort as it does.
+    """
+    value = float(volume)
+    if not 0 <= value < float("inf"):
+        raise FrameError(f"a volume of {volume} is none")
+    return int(struct.unpack("<q", struct.pack("<d", value))[0]) >> 1
 
 
 def trade(

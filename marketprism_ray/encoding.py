@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from marketprism_ray.records import RECORDS
-from marketprism_ray.schemas import DECIMAL, LEVELS, TIME, message_key
+from marketprism_ray.schemas import DECIMAL, LEVELS, TIME, message_key, sorting_key
 
 _NULL = pa.scalar("null", pa.string())
 
@@ -94,16 +94,34 @@ def _json_strings(column: pa.Array) -> pa.Array:
 
 
 def message_ids(batch: pa.RecordBatch) -> pa.Array:
-    """Give the natural key of each row as text, for ``Nats-Msg-Id``."""
+    """Give the identity of each message as text, for ``Nats-Msg-Id``: repeats of one have the same."""
     data_type = data_type_of(batch)
-    parts: list[Any] = [data_type]
-    for name in message_key(data_type):
+    parts = [_key_text(batch.column(name)) for name in message_key(data_type)]
+    if RECORDS[data_type].asked_is_updated:
+        parts.append(pc.if_else(_is_streamed(batch), "streamed", "asked"))
+    return pc.binary_join_element_wise(data_type, *parts, ":")
+
+
+def natural_keys(batch: pa.RecordBatch) -> pa.Array:
+    """Give the natural key of each row as text: what ClickHouse sorts by, and what readers know a row by."""
+    data_type = data_type_of(batch)
+    parts = []
+    for name in sorting_key(data_type):
         column = batch.column(name)
-        if column.type == TIME:
-            column = column.cast(pa.int64())
-        text = column if column.type == pa.string() else column.cast(pa.string())
-        parts.append(pc.fill_null(text, "-"))
-    return pc.binary_join_element_wise(*parts, ":")
+        if name == "digest" and RECORDS[data_type].asked_is_updated:
+            column = pc.if_else(_is_streamed(batch), column, 0)
+        parts.append(_key_text(column))
+    return pc.binary_join_element_wise(data_type, *parts, ":")
+
+
+def _is_streamed(batch: pa.RecordBatch) -> pa.Array:
+    return pc.equal(batch.column("source"), "stream")
+
+
+def _key_text(column: pa.Array) -> pa.Array:
+    if column.type == TIME:
+        column = column.cast(pa.int64())
+    return pc.fill_null(column if column.type == pa.string() else column.cast(pa.string()), "-")
 
 
 def subjects(batch: pa.RecordBatch, preset: str = "default") -> pa.Array:
@@ -112,7 +130,8 @@ def subjects(batch: pa.RecordBatch, preset: str = "default") -> pa.Array:
     Parameters
     ----------
     preset : ``default``: ``trades-data.<venue>.perpetual.BTC-USDT-SWAP``;
-        ``market``: ``market.<house>.btc_usdt_swap.trade`` and ``market.liquidation.<house>``
+        ``market``: ``market.<house>.btc_usdt_swap.trade`` and ``market.liquidation.<house>``; those of candles end
+        with the interval in both
     """
     data_type = data_type_of(batch)
     venue = batch.column("exchange_name")
@@ -123,7 +142,10 @@ def subjects(batch: pa.RecordBatch, preset: str = "default") -> pa.Array:
         symbol = pc.replace_substring(
             pc.replace_substring(pc.utf8_lower(batch.column("symbol_name")), "-", "_"), ".", "_"
         )
-        return pc.binary_join_element_wise("market", house, symbol, data_type, ".")
+        words = ["market", house, symbol, data_type]
+        if data_type == "kline":
+            words.append(batch.column("interval"))
+        return pc.binary_join_element_wise(*words, ".")
     symbol = pc.replace_substring(batch.column("symbol_name"), ".", "_")
     parts = [RECORDS[data_type].kind, venue, batch.column("market_type"), symbol]
     if data_type == "kline":

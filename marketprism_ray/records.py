@@ -24,6 +24,9 @@ Number = Annotated[str, Meta(extra={"arrow": "decimal"})]
 Time = Annotated[int, Meta(extra={"arrow": "time"})]
 Source = Literal["stream", "poll", "backfill"]
 Side = Literal["buy", "sell"]
+Digest = Annotated[int, Meta(description="48 bits of a hash of the row's own fields: rows that differ are told apart")]
+"""Filled in when rows become columns (``schemas.digests``): nobody else sets it."""
+Revision = Annotated[int, Meta(description="which of the rows of one key counts: the one with the largest")]
 
 
 class Level(msgspec.Struct, frozen=True):
@@ -48,13 +51,21 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     kind: ClassVar[str]
     """First token of the NATS subject in the default preset."""
     key: ClassVar[tuple[str, ...]] = ("timestamp",)
-    """Identity of a row within venue and symbol, in sorting order: repeats of a key are one row."""
+    """Identity of a row within venue and symbol, in sorting order: repeats of a key are one row.
+
+    Two rows share a key only if they say the same (``receive_timestamp`` and ``source`` tell who saw it when), or if
+    the row is updated by design: then ``version`` decides.
+    """
     message_key: ClassVar[tuple[str, ...]] = ()
     """Identity of a message, where a row is updated in place; empty means the same as ``key``."""
+    asked_is_updated: ClassVar[bool] = False
+    """Rows that were asked for (polled, backfilled) are known by the key without ``digest``, and corrected in place;
+    what is streamed is one observation a row."""
     partition: ClassVar[str] = "timestamp"
     """The time that decides on the daily partition; must not change between repeats of a key."""
-    version: ClassVar[str] = "receive_timestamp"
-    """Where rows of one key differ, the one with the largest value here is what readers see."""
+    version: ClassVar[str] = ""
+    """Where rows of one key differ, the one with the largest value of this column is what readers see. It is data of
+    the venue or a count, never a clock of ours. Empty where rows of one key do not differ."""
 
 
 class Trade(Record, frozen=True, kw_only=True):
@@ -81,7 +92,7 @@ class OrderBook(Record, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "orderbook"
     kind: ClassVar[str] = "orderbook-data"
-    key: ClassVar[tuple[str, ...]] = ("timestamp", "last_update_id")
+    key: ClassVar[tuple[str, ...]] = ("timestamp", "last_update_id", "depth")
 
     last_update_id: Annotated[int, Meta(description="the venue's update id of this state")]
     bids: Annotated[list[Level], Meta(description="best first")]
@@ -109,11 +120,23 @@ class OrderBookDelta(Record, frozen=True, kw_only=True):
 
 
 class Ticker(Record, frozen=True, kw_only=True):
-    """Rolling 24-hour statistics and the best bid and offer."""
+    """Rolling 24-hour statistics, best bid and offer, or both: ``content`` says which.
+
+    Many best prices fall in one millisecond: ``sequence`` orders them where the venue numbers them. Where it does not,
+    rows of one millisecond are told apart by ``digest``, and their order is not known.
+    """
 
     table: ClassVar[str] = "ticker"
     kind: ClassVar[str] = "ticker-data"
+    key: ClassVar[tuple[str, ...]] = ("timestamp", "content", "sequence", "digest")
 
+    content: Annotated[
+        Literal["statistics", "best_prices", "both"], Meta(description="`statistics` (24 h), `best_prices` or `both`")
+    ]
+    sequence: Annotated[
+        int | None,
+        Meta(description="the venue's update id, of statistics the id of the last trade; null if it has none"),
+    ] = None
     last_price: Annotated[Number | None, Meta(description="price of the last trade")] = None
     last_quantity: Annotated[Number | None, Meta(description="base quantity of the last trade")] = None
     open_price: Annotated[Number | None, Meta(description="24 h ago")] = None
@@ -131,16 +154,18 @@ class Ticker(Record, frozen=True, kw_only=True):
     trade_count: Annotated[int | None, Meta(description="trades in 24 h")] = None
     open_time: Annotated[Time | None, Meta(description="start of the window")] = None
     close_time: Annotated[Time | None, Meta(description="end of the window")] = None
+    digest: Digest = 0
 
 
 class Kline(Record, frozen=True, kw_only=True):
-    """One candle. Updates of an open candle share its key: the last one stays."""
+    """One candle. Updates of an open candle share its key: the largest revision stays, and a closed one is final."""
 
     table: ClassVar[str] = "kline"
     kind: ClassVar[str] = "kline-data"
     key: ClassVar[tuple[str, ...]] = ("interval", "open_time")
-    message_key: ClassVar[tuple[str, ...]] = ("interval", "open_time", "timestamp", "is_closed")
+    message_key: ClassVar[tuple[str, ...]] = (*key, "digest")
     partition: ClassVar[str] = "open_time"
+    version: ClassVar[str] = "revision"
 
     interval: Annotated[str, Meta(description="`1m`, `1h`, `1d`, ...")]
     open_time: Annotated[Time, Meta(description="start of the candle")]
@@ -155,14 +180,23 @@ class Kline(Record, frozen=True, kw_only=True):
     taker_buy_volume: Annotated[Number | None, Meta(description="in base")] = None
     taker_buy_quote_volume: Annotated[Number | None, Meta(description="in quote")] = None
     is_closed: Annotated[bool, Meta(description="the candle will not change any more")]
+    revision: Annotated[
+        int, Meta(description="the largest counts: it grows with the venue's time or volume, 2^62 and more is closed")
+    ]
+    digest: Digest = 0
 
 
 class FundingRate(Record, frozen=True, kw_only=True):
-    """The funding rate of a perpetual."""
+    """The funding rate of a perpetual.
+
+    Rows that were asked for are corrected in place, streamed ones are observations.
+    """
 
     table: ClassVar[str] = "funding_rate"
     kind: ClassVar[str] = "funding-rate-data"
-    key: ClassVar[tuple[str, ...]] = ("timestamp", "source")
+    key: ClassVar[tuple[str, ...]] = ("timestamp", "digest")
+    asked_is_updated: ClassVar[bool] = True
+    version: ClassVar[str] = "revision"
 
     funding_rate: Annotated[Number | None, Meta(description="a fraction for the interval")] = None
     estimated_rate: Annotated[Number | None, Meta(description="expected next rate, a fraction")] = None
@@ -172,14 +206,21 @@ class FundingRate(Record, frozen=True, kw_only=True):
     mark_price: Annotated[Number | None, Meta(description="mark price")] = None
     index_price: Annotated[Number | None, Meta(description="index price")] = None
     premium_index: Annotated[Number | None, Meta(description="premium, a fraction")] = None
+    revision: Revision = 0
+    digest: Digest = 0
 
 
 class OpenInterest(Record, frozen=True, kw_only=True):
-    """Contracts outstanding."""
+    """Contracts outstanding.
+
+    Rows that were asked for are corrected in place, streamed ones are observations.
+    """
 
     table: ClassVar[str] = "open_interest"
     kind: ClassVar[str] = "open-interest-data"
-    key: ClassVar[tuple[str, ...]] = ("timestamp", "source")
+    key: ClassVar[tuple[str, ...]] = ("timestamp", "digest")
+    asked_is_updated: ClassVar[bool] = True
+    version: ClassVar[str] = "revision"
 
     open_interest: Annotated[Number | None, Meta(description="in base")] = None
     open_interest_value: Annotated[Number | None, Meta(description="in quote")] = None
@@ -187,6 +228,8 @@ class OpenInterest(Record, frozen=True, kw_only=True):
     quantity_unit: Annotated[str | None, Meta(description="unit of raw_quantity")] = None
     change_24h: Annotated[Number | None, Meta(description="change over 24 h, in base")] = None
     change_24h_percent: Annotated[Number | None, Meta(description="a fraction")] = None
+    revision: Revision = 0
+    digest: Digest = 0
 
 
 class Liquidation(Record, frozen=True, kw_only=True):
@@ -196,7 +239,7 @@ class Liquidation(Record, frozen=True, kw_only=True):
     kind: ClassVar[str] = "liquidation-orders"
     key: ClassVar[tuple[str, ...]] = ("timestamp", "liquidation_id")
 
-    liquidation_id: Annotated[str, Meta(description="the venue's id, or one made from the event's content")]
+    liquidation_id: Annotated[str, Meta(description="the venue's id, or one made of all that the event says")]
     side: Annotated[Side, Meta(description="of the closing order: `sell` closes a long")]
     price: Annotated[Number | None, Meta(description="order price")] = None
     average_price: Annotated[Number | None, Meta(description="average fill price")] = None
@@ -209,11 +252,15 @@ class _Ratio(Record, frozen=True, kw_only=True):
     """Long and short shares."""
 
     key: ClassVar[tuple[str, ...]] = ("timestamp", "period")
+    message_key: ClassVar[tuple[str, ...]] = (*key, "digest")
+    version: ClassVar[str] = "revision"
 
     long_ratio: Annotated[Number | None, Meta(description="share of longs, a fraction")] = None
     short_ratio: Annotated[Number | None, Meta(description="share of shorts, a fraction")] = None
     long_short_ratio: Annotated[Number | None, Meta(description="longs per short")] = None
     period: Annotated[str, Meta(description="`5m`, `1h`, ...")]
+    revision: Revision = 0
+    digest: Digest = 0
 
 
 class LsrTopPosition(_Ratio, frozen=True, kw_only=True):
@@ -231,11 +278,13 @@ class LsrAllAccount(_Ratio, frozen=True, kw_only=True):
 
 
 class VolatilityIndex(Record, frozen=True, kw_only=True):
-    """A volatility index, as a fraction (0.48 is 48 %)."""
+    """A volatility index, as a fraction (0.48 is 48 %). Candles are stored when they are complete."""
 
     table: ClassVar[str] = "volatility_index"
     kind: ClassVar[str] = "volatility-index-data"
-    key: ClassVar[tuple[str, ...]] = ("timestamp", "index_name", "resolution")
+    key: ClassVar[tuple[str, ...]] = ("timestamp", "index_name", "resolution", "digest")
+    asked_is_updated: ClassVar[bool] = True
+    version: ClassVar[str] = "revision"
 
     index_name: Annotated[str, Meta(description="for example `btc_usd`")]
     value: Annotated[Number | None, Meta(description="a fraction")] = None
@@ -244,6 +293,8 @@ class VolatilityIndex(Record, frozen=True, kw_only=True):
     low: Annotated[Number | None, Meta(description="a fraction")] = None
     close: Annotated[Number | None, Meta(description="a fraction")] = None
     resolution: Annotated[str, Meta(description="candle length; `tick` for single values")]
+    revision: Revision = 0
+    digest: Digest = 0
 
 
 class OptionGreeks(Record, frozen=True, kw_only=True):
@@ -251,6 +302,7 @@ class OptionGreeks(Record, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "option_greeks"
     kind: ClassVar[str] = "option-greeks-data"
+    key: ClassVar[tuple[str, ...]] = ("timestamp", "digest")
 
     delta: Annotated[Number | None, Meta(description="per underlying, from Black-Scholes")] = None
     gamma: Annotated[Number | None, Meta(description="per quote unit")] = None
@@ -264,6 +316,7 @@ class OptionGreeks(Record, frozen=True, kw_only=True):
     underlying_price: Annotated[Number | None, Meta(description="price of the underlying")] = None
     underlying_index: Annotated[str | None, Meta(description="name of the underlying")] = None
     open_interest: Annotated[Number | None, Meta(description="in base")] = None
+    digest: Digest = 0
 
 
 class Gap(Record, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ Nothing here is written twice: a field that is added to a record appears in all 
 from __future__ import annotations
 
 import functools
+import hashlib
 import types
 import typing
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from marketprism_ray.records import RECORDS, Level, Record
 
@@ -24,7 +26,7 @@ LEVELS = pa.list_(pa.struct([pa.field("price", DECIMAL, False), pa.field("quanti
 _LOW_CARDINALITY = {
     *("exchange_name", "market_type", "symbol_name", "source", "side", "quantity_unit", "interval", "period"),
     *("order_status", "index_name", "resolution", "underlying_index", "data_type", "channel", "reason", "status"),
-    *("collector", "base", "quote", "settle", "contract_unit", "option_type"),
+    *("content", "collector", "base", "quote", "settle", "contract_unit", "option_type"),
 }
 
 
@@ -124,6 +126,18 @@ def message_key(data_type: str) -> tuple[str, ...]:
     return ("exchange_name", "symbol_name", *(record.message_key or record.key))
 
 
+def order_by(data_type: str) -> list[str]:
+    """Give the expressions that ClickHouse sorts by: rows for which they are equal are one row."""
+    nullable = {f.name for f in fields_of(data_type) if f.nullable}
+    found = []
+    for name in sorting_key(data_type):
+        if name == "digest" and RECORDS[data_type].asked_is_updated:
+            found.append("if(source = 'stream', digest, 0)")
+        else:
+            found.append(f"ifNull({name}, -1)" if name in nullable else name)
+    return found
+
+
 def create_table(data_type: str, *, database: str, ttl_days: int | None, dedup_window: int = 1000) -> str:
     """Give the ``CREATE TABLE IF NOT EXISTS`` of a data type.
 
@@ -133,20 +147,24 @@ def create_table(data_type: str, *, database: str, ttl_days: int | None, dedup_w
     dedup_window : number of recent inserts whose deduplication tokens are remembered
     """
     fields = fields_of(data_type)
-    nullable = {f.name for f in fields if f.nullable}
-    columns = ",\n  ".join(f"`{f.name}` {f.clickhouse} COMMENT {_quote(f.description)}" for f in fields)
-    order = ", ".join(f"ifNull({name}, -1)" if name in nullable else name for name in sorting_key(data_type))
-    partition = RECORDS[data_type].partition
-    ttl = f"\nTTL toDateTime({partition}) + INTERVAL {int(ttl_days)} DAY" if ttl_days else ""
+    columns = ",\n  ".join(f"`{f.name}` {f.clickhouse} COMMENT {quote(f.description)}" for f in fields)
+    ttl = ttl_of(data_type, ttl_days)
     return (
         f"CREATE TABLE IF NOT EXISTS `{database}`.`{data_type}` (\n  {columns}\n)\n"
         f"ENGINE = ReplacingMergeTree({RECORDS[data_type].version})\n"
-        f"PARTITION BY toDate({partition})\nORDER BY ({order}){ttl}\n"
+        f"PARTITION BY toDate({RECORDS[data_type].partition})\n"
+        f"ORDER BY ({', '.join(order_by(data_type))}){f'{chr(10)}TTL {ttl}' if ttl else ''}\n"
         f"SETTINGS non_replicated_deduplication_window = {int(dedup_window)}"
     )
 
 
-def _quote(text: str) -> str:
+def ttl_of(data_type: str, days: int | None) -> str:
+    """Give the expression after which rows are dropped; empty if they are kept for ever."""
+    return f"toDateTime({RECORDS[data_type].partition}) + INTERVAL {int(days)} DAY" if days else ""
+
+
+def quote(text: str) -> str:
+    """Write a text as an SQL literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
@@ -159,11 +177,33 @@ def batch_from_records(records: typing.Sequence[Record]) -> pa.RecordBatch:
         If a number does not fit ``decimal128(38, 18)``.
     """
     data_type = type(records[0]).table
-    columns = []
+    columns = {}
     for field in fields_of(data_type):
         values = [getattr(record, field.name) for record in records]
-        columns.append(_column(values, field.arrow))
-    return pa.RecordBatch.from_arrays(columns, schema=arrow_schema(data_type))
+        columns[field.name] = _column(values, field.arrow)
+    if "digest" in columns:
+        columns["digest"] = digests(columns)
+    return pa.RecordBatch.from_arrays(list(columns.values()), schema=arrow_schema(data_type))
+
+
+def digests(columns: typing.Mapping[str, pa.Array]) -> pa.Array:
+    """Give the digest of each row: the same for rows that say the same, whoever saw them and in whatever digits.
+
+    Parameters
+    ----------
+    columns : of one data type; the fields that every record has, ``revision`` and ``digest`` do not count
+
+    Returns
+    -------
+    pyarrow.Array
+        int64, shape (n,), 0 to 2^48 - 1: plain JSON numbers hold them exactly.
+    """
+    said = [column.cast(pa.string()) for name, column in columns.items() if name not in _NOT_SAID]
+    texts = pc.binary_join_element_wise(*said, "\x1f", null_handling="replace", null_replacement="\x00")
+    return pa.array(
+        [int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest()) for text in texts.to_pylist()],
+        pa.int64(),
+    )
 
 
 def _column(values: list[Any], arrow: pa.DataType) -> pa.Array:
@@ -212,6 +252,7 @@ def markdown_table(data_type: str) -> str:
 
 
 _COMMON = Record.__struct_fields__
+_NOT_SAID = {*_COMMON, "revision", "digest"}
 
 
 def common_markdown_table() -> str:

@@ -109,10 +109,13 @@ def test_a_kline_has_its_interval_in_subject_and_message_id() -> None:
         close_price="1",
         volume="1",
         is_closed=False,
+        revision=7,
     )
     batch = batch_from_records([kline])
     assert subjects(batch).to_pylist() == ["kline-data.okx_derivatives.perpetual.BTC-USDT-SWAP.1m"]
-    assert message_ids(batch).to_pylist() == ["kline:okx_derivatives:BTC-USDT-SWAP:1m:1:1795132800117000001:false"]
+    assert subjects(batch, "market").to_pylist() == ["market.okx.btc_usdt_swap.kline.1m"]
+    (identity,), (digest,) = message_ids(batch).to_pylist(), batch["digest"].to_pylist()
+    assert identity == f"kline:okx_derivatives:BTC-USDT-SWAP:1m:1:{digest}"
 
 
 def test_message_ids_differ_where_rows_differ_and_repeat_where_they_repeat() -> None:

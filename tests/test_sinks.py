@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_encoding import trade
+from test_keys import APART, NEWER
 
 from marketprism_ray.errors import BadBatch, BookError, ConfigError, MarketPrismError, SinkUnavailable
 from marketprism_ray.query import Store, stream_records
@@ -68,6 +69,28 @@ async def test_a_repeated_insert_and_a_repeated_row_are_seen_once(clickhouse: Cl
     await sink.write([trades(8, 12)], "c/2/1")
     found = Store(clickhouse).trades("okx_derivatives", "BTC-USDT-SWAP")
     assert found["sequence"].to_pylist() == list(range(1, 13))
+
+
+async def test_the_store_keeps_observations_apart_and_the_newest_of_what_is_corrected(
+    clickhouse: ClickHouseSettings,
+) -> None:
+    sink = ClickHouseSink(clickhouse)
+    await sink.open()
+    store = Store(clickhouse)
+    for name, pair in APART.items():
+        table = type(pair[0]).table
+        for n in range(2):
+            await sink.write([batch_from_records([row]) for row in pair], f"{name}/{n}")
+        assert store.query(f"SELECT count() AS n FROM {table}")["n"].to_pylist() == [2], name
+        store.query(f"TRUNCATE TABLE {table}")
+    for name, rows in NEWER.items():
+        table = type(rows[0]).table
+        for n, row in enumerate(reversed(rows)):
+            await sink.write([batch_from_records([row])], f"{name}/{n}")
+        assert store.query(f"SELECT revision FROM {table}")["revision"].to_pylist() == [rows[-1].revision], name
+        store.query(f"TRUNCATE TABLE {table}")
+    store.close()
+    await sink.close()
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -59,6 +59,8 @@ OPTIONS: dict[str, Instrument] = {
     )
     for venue, name in (("okx_derivatives", "BTC-USD-261225-100000-C"), ("deribit_derivatives", "BTC-25DEC26-100000-C"))
 }  # fmt: skip
+NOW = 1_795_132_805_000_000_000
+"""Receive time of all frames, ns."""
 CHAINED = {"trade", "orderbook_delta"}
 """Data types whose rows prove that none is missing."""
 
@@ -79,7 +81,7 @@ def read_answer_of(venue: Venue, items: list[Instrument], answer: dict[str, Any]
     """Give the rows of a REST answer."""
     reader = next(a for a in (*(poll.answer for poll in venue.polls), *venue.answers) if a.path == answer["path"])
     lookup = {item.venue_symbol: item for item in items}.get
-    records = reader.decode(answer["body"].encode(), answer["params"], lookup, 1)
+    records = reader.decode(answer["body"].encode(), answer["params"], lookup, NOW)
     return [{"table": record.table, **row} for record in records for row in batch_from_records([record]).to_pylist()]
 
 
@@ -96,17 +98,17 @@ def play(venue: str, steps: list[dict[str, Any]]) -> tuple[list[list[dict[str, A
     book = BookStream(value, value.channel("orderbook"), item, batcher, keep=None)
     items = [item, *([OPTIONS[venue]] if venue in OPTIONS else [])]
     feed = Feed(value, "public", [trades, book, *record_streams(value, items, batcher)])
-    feed.opened(1)
+    feed.opened(NOW)
     yielded = []
     for step in steps:
         if "snapshot" in step:
-            feed.snapshot(book, step["snapshot"].encode(), 1)
+            feed.snapshot(book, step["snapshot"].encode(), NOW)
         elif "answer" in step:
             yielded.append(read_answer_of(value, items, step["answer"]))
             continue
         else:
-            feed.frame(step["raw"].encode(), 1)
-        rows = [{"table": b.data_type, **row} for b in batcher.drain(1, force=True) for row in b.data.to_pylist()]
+            feed.frame(step["raw"].encode(), NOW)
+        rows = [{"table": b.data_type, **row} for b in batcher.drain(NOW, force=True) for row in b.data.to_pylist()]
         order = [record["table"] for record in step["records"]]
         yielded.append(sorted(rows, key=lambda row: order.index(row["table"]) if row["table"] in order else 0))
     return yielded, trades, book

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 import msgspec
 
 from marketprism_ray import records
-from marketprism_ray.amounts import common, multiplied, percent, to_base, trade
+from marketprism_ray.amounts import candle_revision, common, multiplied, percent, to_base, trade
 from marketprism_ray.errors import FrameError, RateLimited, TransportError, VenueError, shorten
 from marketprism_ray.hot import Cut
 from marketprism_ray.instruments import Instrument, canonical_symbol
-from marketprism_ray.records import Record
+from marketprism_ray.records import Record, Source
 from marketprism_ray.venue import (
     MS,
     Ack,
@@ -122,6 +122,7 @@ class Ticker24(msgspec.Struct, gc=False):
     q: str
     O: int  # noqa: E741 - the venue's name
     C: int
+    L: int
     n: int
     E: int
     b: str | None = None
@@ -191,6 +192,7 @@ class RestTicker(msgspec.Struct, gc=False):
     volume: str
     openTime: int
     closeTime: int
+    lastId: int
     count: int
     quoteVolume: str | None = None
     baseVolume: str | None = None
@@ -307,6 +309,8 @@ def ticker(event: Ticker24, instrument: Instrument, received: int) -> Record:
     volume, quote_volume = _volumes(instrument, event.v, event.q)
     return records.Ticker(
         **common(instrument, event.E * MS, received),
+        content="statistics" if event.b is None else "both",
+        sequence=event.L,
         last_price=event.c,
         last_quantity=to_base(instrument, event.Q, event.c),
         open_price=event.o,
@@ -333,6 +337,8 @@ def book_ticker(event: BookTicker, instrument: Instrument, received: int) -> Rec
     ask = (event.a, event.A) if Decimal(event.A) else (None, None)
     return records.Ticker(
         **common(instrument, received if event.T is None else event.T * MS, received),
+        content="best_prices",
+        sequence=event.u,
         best_bid_price=bid[0],
         best_bid_quantity=to_base(instrument, bid[1], bid[0]),
         best_ask_price=ask[0],
@@ -341,13 +347,17 @@ def book_ticker(event: BookTicker, instrument: Instrument, received: int) -> Rec
 
 
 def kline(event: KlineEvent, instrument: Instrument, received: int) -> Record:
-    """Read a candle."""
+    """Read a candle; ``E`` orders those of one that is still open."""
+    return _kline(event, instrument, received, "stream")
+
+
+def _kline(event: KlineEvent, instrument: Instrument, received: int, source: Source) -> Record:
     k = event.k
     volume, quote_volume = _volumes(instrument, k.v, k.q)
     bought, quote_bought = _volumes(instrument, k.V, k.Q)
     assert volume is not None
     return records.Kline(
-        **common(instrument, event.E * MS, received),
+        **common(instrument, event.E * MS, received, source),
         interval=k.i,
         open_time=k.t * MS,
         close_time=(k.T + 1) * MS,
@@ -361,23 +371,26 @@ def kline(event: KlineEvent, instrument: Instrument, received: int) -> Record:
         taker_buy_volume=bought,
         taker_buy_quote_volume=quote_bought,
         is_closed=k.x,
+        revision=candle_revision(source, is_closed=k.x, order=event.E),
     )
 
 
 def rest_klines(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
-    """Read ``klines``; the last row may be a candle that is still open."""
+    """Read ``klines``; the last row may be a candle that is still open: it is left out."""
     instrument = lookup(params["symbol"])
     if instrument is None:
         return []
-    found = []
-    for t, o, h, low, c, v, last, q, n, bought, quote_bought, _ in _decode_rest_klines(body):
-        candle = Candle(
-            t, last, params["symbol"], params["interval"], o, h, low, c, v, q, n, bought, quote_bought, False
+    symbol, interval = params["symbol"], params["interval"]
+    return [
+        _kline(
+            KlineEvent(last, Candle(t, last, symbol, interval, o, h, low, c, v, q, n, bought, quote_bought, True)),
+            instrument,
+            received,
+            "backfill",
         )
-        candle.x = (last + 1) * MS <= received
-        record = kline(KlineEvent(last, candle), instrument, received)
-        found.append(msgspec.structs.replace(record, source="backfill"))
-    return found
+        for t, o, h, low, c, v, last, q, n, bought, quote_bought, _ in _decode_rest_klines(body)
+        if (last + 1) * MS <= received
+    ]
 
 
 def rest_tickers(body: bytes, _: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
@@ -393,6 +406,8 @@ def rest_tickers(body: bytes, _: Mapping[str, str], lookup: Lookup, received: in
         found.append(
             records.Ticker(
                 **common(instrument, row.closeTime * MS, received, "poll"),
+                content="statistics" if row.bidPrice is None else "both",
+                sequence=row.lastId,
                 last_price=row.lastPrice,
                 last_quantity=to_base(instrument, row.lastQty, row.lastPrice),
                 open_price=row.openPrice,

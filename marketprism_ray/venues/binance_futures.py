@@ -298,7 +298,7 @@ def liquidation(event: ForceOrder, instrument: Instrument, received: int) -> Rec
         raise FrameError(f"side {order.S!r} is neither BUY nor SELL")
     return records.Liquidation(
         **common(instrument, order.T * MS, received),
-        liquidation_id=f"{order.T}-{order.S}-{order.z}-{order.ap}",
+        liquidation_id=f"{order.T}-{order.S}-{order.z}-{order.ap}-{order.p}-{order.X}",
         side="sell" if order.S == "SELL" else "buy",
         price=order.p,
         average_price=order.ap,

@@ -20,7 +20,19 @@ from typing import Any, Literal
 import msgspec
 
 from marketprism_ray import records
-from marketprism_ray.amounts import base_and_quote, common, figure, number, percent, plain, to_base, trade, window
+from marketprism_ray.amounts import (
+    base_and_quote,
+    candle_revision,
+    common,
+    figure,
+    number,
+    percent,
+    plain,
+    to_base,
+    trade,
+    volume_order,
+    window,
+)
 from marketprism_ray.errors import FrameError, RateLimited, TransportError, VenueError, shorten
 from marketprism_ray.hot import Cut, number_text
 from marketprism_ray.instruments import Instrument, MarketType, canonical_symbol
@@ -409,7 +421,11 @@ def _best(quote: Quote, instrument: Instrument) -> dict[str, Any]:
 
 
 def _quote(quote: Quote, instrument: Instrument, received: int) -> Sequence[Record]:
-    return [records.Ticker(**common(instrument, quote.timestamp * MS, received), **_best(quote, instrument))]
+    return [
+        records.Ticker(
+            **common(instrument, quote.timestamp * MS, received), content="best_prices", **_best(quote, instrument)
+        )
+    ]
 
 
 def _ticker(ticker: Ticker, instrument: Instrument, received: int) -> Sequence[Record]:
@@ -420,6 +436,7 @@ def _ticker(ticker: Ticker, instrument: Instrument, received: int) -> Sequence[R
     found: list[Record] = [
         records.Ticker(
             **shared,
+            content="both",
             last_price=number(ticker.last_price),
             high_price=number(stats.high),
             low_price=number(stats.low),
@@ -576,6 +593,7 @@ def _candles(interval: str, seconds: int) -> Callable[[bytes, Lookup, int], Sequ
 
     def to_records(candle: Candle, instrument: Instrument, received: int) -> Sequence[Record]:
         end = candle.tick * MS + seconds * 1_000_000_000
+        volume = plain(candle.volume)
         return [
             records.Kline(
                 **common(instrument, received, received),
@@ -586,9 +604,11 @@ def _candles(interval: str, seconds: int) -> Callable[[bytes, Lookup, int], Sequ
                 high_price=plain(candle.high),
                 low_price=plain(candle.low),
                 close_price=plain(candle.close),
-                volume=plain(candle.volume),
+                volume=volume,
                 quote_volume=plain(candle.cost),
                 is_closed=received >= end,
+                # A push has no time of its own, and does not say that it is the last.
+                revision=candle_revision("stream", is_closed=False, order=volume_order(volume)),
             )
         ]
 
@@ -626,9 +646,13 @@ _VOLATILITY_RESOLUTIONS = {"1": "1s", "60": "1m", "3600": "1h", "43200": "12h", 
 
 
 def _volatility_history(body: bytes, params: Mapping[str, str], _: Lookup, received: int) -> Sequence[Record]:
+    """Read candles; one that no later one follows is still open, by the venue's own word, and is left out."""
     page: _VolatilityPage = _decode_volatility_page(body).result
+    newest = max((row[0] for row in page.data), default=0)
     found = []
     for at, opened, high, low, close in page.data:
+        if at == newest:
+            continue
         found.append(
             records.VolatilityIndex(
                 **_index(f"{params['currency'].lower()}_usd", at * MS, received, "poll"),

@@ -22,12 +22,14 @@ import msgspec
 from marketprism_ray import records
 from marketprism_ray.amounts import (
     base_and_quote,
+    candle_revision,
     common,
     difference,
     given,
     quotient,
     shares,
     to_base,
+    volume_order,
     window,
 )
 from marketprism_ray.errors import FrameError, RateLimited, TransportError, VenueError, shorten
@@ -133,17 +135,16 @@ class Ticker(msgspec.Struct, gc=False):
 
 
 class BestPrices(msgspec.Struct, gc=False):
-    """``bbo-tbt``: a book of one level a side."""
+    """``bbo-tbt``: a book of one level a side. Messages of 2022 have no ``seqId``."""
 
     asks: list[WireLevel]
     bids: list[WireLevel]
     ts: int
+    seqId: int = -1
 
 
 class Window(BestPrices, gc=False):
     """``books5``: the best five levels, whole each time."""
-
-    seqId: int = -1
 
 
 class FundingRate(msgspec.Struct, gc=False):
@@ -349,6 +350,7 @@ def _ticker(row: Ticker, instrument: Instrument, received: int, source: Source) 
     return [
         records.Ticker(
             **common(instrument, row.ts * MS, received, source),
+            content="both",
             last_price=last,
             last_quantity=to_base(instrument, row.lastSz, last),
             open_price=opened,
@@ -372,6 +374,8 @@ def _best_prices(row: BestPrices, instrument: Instrument, received: int, source:
     return [
         records.Ticker(
             **common(instrument, row.ts * MS, received, source),
+            content="best_prices",
+            sequence=None if row.seqId == -1 else row.seqId,
             best_bid_price=None if bid is None else bid.price,
             best_bid_quantity=None if bid is None else to_base(instrument, bid.quantity, bid.price),
             best_ask_price=None if ask is None else ask.price,
@@ -506,6 +510,7 @@ def _candle(row: list[str], interval: str, instrument: Instrument, received: int
     is_spot = instrument.market_type == "spot"
     open_time = int(row[0]) * MS
     end = _end_of(open_time, interval)
+    is_closed = len(row) > 8 and row[8] == "1"
     in_quote = row[7] if len(row) > 7 else row[6] if is_spot else None
     return records.Kline(
         **common(instrument, received if source == "stream" else end, received, source),
@@ -518,7 +523,9 @@ def _candle(row: list[str], interval: str, instrument: Instrument, received: int
         close_price=row[4],
         volume=row[5] if is_spot else row[6],
         quote_volume=in_quote,
-        is_closed=len(row) > 8 and row[8] == "1",
+        is_closed=is_closed,
+        # A push has no time of its own.
+        revision=candle_revision(source, is_closed=is_closed, order=volume_order(row[5])),
     )
 
 
