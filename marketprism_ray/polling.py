@@ -2,7 +2,8 @@
 
 Jobs run on APScheduler inside the process that owns the streams, so that polled rows take the same way as streamed
 ones. Requests go through the venue's request budget with the priority of polls: snapshots and repairs go first.
-A row that was there in the last answer already is not given again.
+A row that was there in an earlier answer is not given again, unless the venue has corrected it: then it comes under a
+higher revision.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+import msgspec
 import structlog
 from apscheduler.executors.asyncio import AsyncIOExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -35,6 +37,8 @@ logging.getLogger("apscheduler").setLevel(logging.ERROR)
 SETTLEMENT_JOBS = ("funding_rate",)
 """Jobs that also run right after each full hour: funding is charged then."""
 SETTLED_AFTER_S = 20
+REMEMBERED_ROWS = 100
+"""Rows of one kind and symbol whose content is remembered: more than any poll asks for."""
 
 
 class PolledRows:
@@ -60,20 +64,40 @@ class PolledRows:
 
 
 class NewRows:
-    """Lets a row through once. Pure: what has been seen is by data type, symbol and time."""
+    """Lets a row through once, and again when the venue corrects it. Pure.
 
-    def __init__(self) -> None:
-        self._newest: dict[tuple[str, str], int] = {}
+    A row is known by its natural key. One that says something new is a correction; one that says what was said of it
+    before comes from a server that lags behind, and is none.
+    """
+
+    def __init__(self, remembered: int = REMEMBERED_ROWS) -> None:
+        self._remembered = remembered
+        self._said: dict[tuple[object, ...], dict[int, tuple[int, ...]]] = {}
+        """Data type, symbol and what else is in the key -> time -> hashes of everything that was said of it."""
+        self.corrected = 0
 
     def of(self, records: Sequence[Record]) -> list[Record]:
-        """Give the records newer than any before, oldest first."""
+        """Give the records that are new or say something new, oldest first."""
         found = []
         for record in sorted(records, key=lambda record: record.timestamp):
-            place = (record.table, record.symbol_name)
-            if record.timestamp > self._newest.get(place, 0):
-                self._newest[place] = record.timestamp
-                found.append(record)
+            rows = self._said.setdefault(_place(record), {})
+            said = rows.get(record.timestamp, ())
+            if not said and len(rows) >= self._remembered and record.timestamp < min(rows):
+                continue  # too long ago to know whether it was there
+            content = hash(msgspec.structs.replace(record, receive_timestamp=0))
+            if content in said:
+                continue
+            self.corrected += bool(said)
+            rows[record.timestamp] = (*said, content)
+            if len(rows) > self._remembered:
+                del rows[min(rows)]
+            found.append(record)
         return found
+
+
+def _place(record: Record) -> tuple[object, ...]:
+    more = (getattr(record, name) for name in record.key if name not in ("timestamp", "digest"))
+    return (record.table, record.exchange_name, record.symbol_name, *more)
 
 
 class Task:
@@ -189,7 +213,9 @@ class Poller:
         else:
             for record in self._new.of(found):
                 task.rows += 1
-                self._batcher.record(task.owner, record, answer.received)
+                # Of one key the newest word counts, also over what a predecessor wrote.
+                revised = msgspec.structs.replace(record, revision=self._batcher.revision())
+                self._batcher.record(task.owner, revised, answer.received)
 
     def _failed(self, task: Task, request: Request, error: str) -> None:
         task.failures += 1

@@ -29,10 +29,10 @@ def swap(base: str, venue: str = "binance_derivatives", **more: Any) -> Instrume
     return instrument(exchange_name=venue, base=base, **{**fields, **more})
 
 
-def interest(symbol: str, time: int) -> OpenInterest:
+def interest(symbol: str, time: int, value: str = "1") -> OpenInterest:
     return OpenInterest(
         exchange_name="x", market_type="perpetual", symbol_name=symbol, timestamp=time,
-        receive_timestamp=time, source="poll", open_interest="1",
+        receive_timestamp=time, source="poll", open_interest=value,
     )  # fmt: skip
 
 
@@ -60,17 +60,45 @@ def rows(batcher: Batcher) -> list[dict[str, Any]]:
     return [row for batch in batcher.drain(NOW, force=True) for row in batch.data.to_pylist()]
 
 
-@given(st.lists(st.lists(st.tuples(st.sampled_from("AB"), st.integers(1, 20)), max_size=8), max_size=8))
-def test_a_row_is_let_through_once_and_never_an_older_one(answers: list[list[tuple[str, int]]]) -> None:
+ANSWERS = st.lists(
+    st.lists(st.tuples(st.sampled_from("AB"), st.integers(1, 20), st.sampled_from("123")), max_size=8), max_size=8
+)
+
+
+@given(ANSWERS)
+def test_a_row_is_let_through_once_for_everything_that_is_said_of_it(answers: list[list[tuple[str, int, str]]]) -> None:
     new, given_out = NewRows(), []
     for answer in answers:
-        given_out += [(r.symbol_name, r.timestamp) for r in new.of([interest(s, t) for s, t in answer])]
+        given_out += [
+            (r.symbol_name, r.timestamp, r.open_interest) for r in new.of([interest(s, t, v) for s, t, v in answer])
+        ]
     assert len(set(given_out)) == len(given_out)
-    for symbol in "AB":
-        times = [time for name, time in given_out if name == symbol]
-        assert times == sorted(times)
-        newest = max((time for answer in answers for name, time in answer if name == symbol), default=None)
-        assert (times[-1] if times else None) == newest
+    assert set(given_out) == {row for answer in answers for row in answer}
+    assert new.corrected == len(given_out) - len({row[:2] for row in given_out})
+
+
+def test_rows_older_than_what_is_remembered_are_not_given_again() -> None:
+    new = NewRows(remembered=3)
+    assert [r.timestamp for r in new.of([interest("A", t) for t in (5, 6, 7, 8)])] == [5, 6, 7, 8]
+    assert new.of([interest("A", t) for t in (5, 6, 7, 8)]) == []
+    assert [r.timestamp for r in new.of([interest("A", 6, "2"), interest("B", 1)])] == [1, 6]
+
+
+async def test_an_answer_that_corrects_a_row_outranks_it_and_one_that_lags_behind_does_not() -> None:
+    rest = Rest({"BTCUSDT": {"symbol": "BTCUSDT", "openInterest": "7", "time": NOW // 10**6}})
+    made, batcher = poller(rest, [("open_interest", swap("BTC"))])
+    (task,) = made.tasks
+    found = []
+    for figure in ("7", "8", "7", "8"):
+        rest.answers["BTCUSDT"]["openInterest"] = figure
+        await made.run(task)
+        found += [(row["open_interest"], row["revision"]) for row in rows(batcher)]
+    assert [value for value, _ in found] == [7, 8]
+    assert found[0][1] < found[1][1]
+    later, other = poller(rest, [("open_interest", swap("BTC"))])
+    other.epoch += 1
+    await later.run(later.tasks[0])
+    assert rows(other)[0]["revision"] > found[1][1]
 
 
 async def test_each_instrument_is_asked_and_what_was_there_before_is_not_given_again() -> None:
