@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketprism_ray.proof.drills import Targets
+from marketprism_ray.proof.drills import Instrument, Targets
+from marketprism_ray.proof.injector import Injector
 from marketprism_ray.proof.recovery import Injected, Recovery
 from marketprism_ray.proof.scenarios import SCENARIOS, make_plan
+from marketprism_ray.simulator.market import LISTINGS
+from marketprism_ray.simulator.process import SimulatorProcess
 from marketprism_ray.simulator.server import VENUES
 
-TARGETS = Targets(VENUES, tuple(f"{venue}#0" for venue in VENUES))
+TARGETS = Targets(
+    VENUES,
+    tuple(f"{venue}#0" for venue in VENUES),
+    tuple(Instrument(i.venue, i.symbol, i.expiry_ms is not None) for i in LISTINGS),
+    has_small_disk=True,
+)
 names = st.sampled_from(sorted(SCENARIOS))
 seeds = st.integers(0, 10_000)
 
 
-@given(names, seeds, st.floats(8, 1000))
+@given(names, seeds, st.floats(25, 1000))
 def test_a_plan_is_the_same_each_time_in_order_and_within_the_run(name: str, seed: int, seconds: float) -> None:
     plan = make_plan(name, seconds, seed, TARGETS)
     assert plan
@@ -28,11 +38,31 @@ def test_a_plan_is_the_same_each_time_in_order_and_within_the_run(name: str, see
     assert all(0 <= m.at_s < seconds and m.at_s + m.seconds <= seconds for m in plan)
 
 
+@given(names, seeds, st.floats(0, 99))
+def test_a_given_time_moves_the_plan_and_hits_the_same(name: str, seed: int, at_s: float) -> None:
+    drawn, moved = make_plan(name, 100.0, seed, TARGETS), make_plan(name, 100.0, seed, TARGETS, at_s)
+    assert moved[0].at_s == at_s
+    assert all(m.at_s + m.seconds <= 100.001 for m in moved)
+    assert [replace(m, at_s=0, seconds=0) for m in drawn] == [replace(m, at_s=0, seconds=0) for m in moved]
+
+
 @given(names, seeds)
-def test_a_given_time_moves_the_first_mishap_and_hits_the_same(name: str, seed: int) -> None:
-    drawn, given_at = make_plan(name, 100.0, seed, TARGETS), make_plan(name, 100.0, seed, TARGETS, 12.5)
-    assert given_at[0].at_s == 12.5
-    assert [replace(m, at_s=0) for m in drawn] == [replace(m, at_s=0) for m in given_at]
+def test_every_mishap_can_be_carried_out(name: str, seed: int) -> None:
+    injector = Injector(None, SimulatorProcess(VENUES), Path(), threading.Event())
+    assert {m.kind for m in make_plan(name, 100.0, seed, TARGETS)} <= injector.kinds
+
+
+@given(seeds, st.floats(0.2, 5))
+def test_a_soak_grows_with_its_intensity_and_ends_calmly(seed: int, intensity: float) -> None:
+    plan = make_plan("soak", 600.0, seed, TARGETS, intensity=intensity)
+    assert len(plan) == max(3, round(51 * intensity))
+    assert all(m.at_s + m.seconds <= 0.8501 * 600 for m in plan)
+
+
+def test_soaks_have_mishaps_of_every_kind() -> None:
+    kinds = {m.kind for seed in range(20) for m in make_plan("soak", 600.0, seed, TARGETS)}
+    single = {m.kind for name in SCENARIOS for m in make_plan(name, 100.0, 1, TARGETS)}
+    assert single - kinds == {"drift", "quiet"}, "the store itself loses what is dropped; after silence nothing comes"
 
 
 def test_seeds_hit_every_collector_and_every_venue() -> None:

@@ -15,10 +15,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from marketprism_ray.proof.disk import CannotTry
 from marketprism_ray.proof.probes import Latency
 from marketprism_ray.proof.run import Order, run
 from marketprism_ray.proof.scenarios import SCENARIOS, reference
 from marketprism_ray.verdict import Verdict
+
+NOT_TRIED = 4
+"""Exit status of a scenario that this machine does not allow."""
 
 
 def _run(order: Order, *, as_json: bool) -> None:
@@ -32,7 +36,13 @@ def _run(order: Order, *, as_json: bool) -> None:
             assert live is not None
             live.update(_table(status, latency, passed, order.seconds, last))
 
-        verdict = run(order, lambda line: console.print(line, style="dim"), None if live is None else show)
+        try:
+            verdict = run(order, lambda line: console.print(line, style="dim"), None if live is None else show)
+        except CannotTry as error:
+            console.print(f"not tried: {error}")
+            if as_json:
+                click.echo(json.dumps({"not_tried": str(error)}))
+            sys.exit(NOT_TRIED)
     _finish(verdict, as_json)
 
 
@@ -153,7 +163,7 @@ def demo(
     Example:
       marketprism demo --seconds 60 --chaos
     """
-    _run(_order("chaos" if chaos else None, seconds, seed, at, rate, data_dir), as_json=as_json)
+    _run(_order("chaos" if chaos else None, seconds, seed, at, 1.0, rate, data_dir), as_json=as_json)
 
 
 @click.command(
@@ -163,18 +173,23 @@ def demo(
 SCENARIO is one of:
 {reference()}
 
+The exit status is {NOT_TRIED} if this machine does not allow the scenario, else that of the verdict.
+
 \b
 Examples:
   marketprism prove kill-collector --json
   marketprism prove kill-collector --seed 7 --at 0.75
+  marketprism prove soak --seconds 600 --seed 7 --intensity 2
 """
 )
 @click.argument("scenario", type=click.Choice(list(SCENARIOS)), metavar="SCENARIO")
 @click.option("--seconds", type=float, help="How long the market runs; unset: as the scenario needs.")
+@click.option("--intensity", default=1.0, show_default=True, help="Faults in 10 s, of soak.")
 @_with_options
 def prove(
     scenario: str,
     seconds: float | None,
+    intensity: float,
     seed: int,
     at: tuple[float, str] | None,
     rate: float,
@@ -182,13 +197,19 @@ def prove(
     data_dir: Path | None,
 ) -> None:
     """Inject faults into a running demo and judge the data."""
-    _run(_order(scenario, seconds or SCENARIOS[scenario].seconds, seed, at, rate, data_dir), as_json=as_json)
+    _run(_order(scenario, seconds or SCENARIOS[scenario].seconds, seed, at, intensity, rate, data_dir), as_json=as_json)
 
 
 def _order(
-    scenario: str | None, seconds: float, seed: int, at: tuple[float, str] | None, rate: float, data_dir: Path | None
+    scenario: str | None,
+    seconds: float,
+    seed: int,
+    at: tuple[float, str] | None,
+    intensity: float,
+    rate: float,
+    data_dir: Path | None,
 ) -> Order:
     at_s = None if at is None else at[0] * seconds if at[1] == "part" else at[0]
     if at_s is not None and not 0 <= at_s < seconds:
         raise click.BadParameter(f"the run lasts {seconds:g} s", param_hint="--at")
-    return Order(seconds, rate, scenario, seed, at_s, data_dir)
+    return Order(seconds, rate, scenario, seed, at_s, intensity, data_dir)

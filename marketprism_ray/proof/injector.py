@@ -1,17 +1,29 @@
-"""The thin shell that carries mishaps out: signals to processes, faults of the simulated venues."""
+"""The thin shell that carries mishaps out: signals to processes, faults of simulated venues, changes of the store."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
 from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.proof.disk import fill
 from marketprism_ray.proof.drills import Mishap
 from marketprism_ray.simulator.process import SimulatorProcess
+from marketprism_ray.sinks.clickhouse import connect
 from marketprism_ray.venues import VENUES
+
+LOOK_S = 0.1
+PATIENCE_S = 10.0
+"""For a target that is just being started again."""
+OURS = (b"ray::", b"nats-server", b"marketprism_ray")
 
 
 class DrillError(MarketPrismError):
@@ -19,7 +31,7 @@ class DrillError(MarketPrismError):
 
 
 class Injector:
-    """Carries out mishaps; each kind is a method of the same name and gives what it did in words.
+    """Carries out mishaps; `carry_out` gives in words what was done.
 
     Parameters
     ----------
@@ -27,17 +39,36 @@ class Injector:
     over : set when the run ends: what lasts ends then
     """
 
-    def __init__(self, system: Any, simulator: SimulatorProcess, over: threading.Event) -> None:
+    def __init__(self, system: Any, simulator: SimulatorProcess, data_dir: Path, over: threading.Event) -> None:
         self._system = system
         self._simulator = simulator
+        self._data_dir = data_dir
         self._over = over
         self._kinds: dict[str, Callable[[Mishap], str]] = {
             "kill": self._kill,
             "kill_all": self._kill_all,
+            "crash_loop": self._crash_loop,
             "stall": self._stall,
+            "away": self._away,
+            "fill": self._fill,
+            "drift": self._drift,
+            "clock": self._clock,
             "disconnect": self._disconnect,
+            "flap": self._flap,
             "drop": self._spoil,
+            "reorder": self._spoil,
+            "corrupt": self._spoil,
+            "repeat": self._repeat,
+            "rest": self._rest,
+            "hang_up": self._hang_up,
+            "quiet": self._quiet,
+            "befall": self._befall,
         }
+
+    @property
+    def kinds(self) -> set[str]:
+        """What can be carried out."""
+        return set(self._kinds)
 
     def carry_out(self, mishap: Mishap) -> str:
         """Let it happen; returns when it is over.
@@ -54,66 +85,206 @@ class Injector:
 
     # --- processes ---
 
-    def _pids(self, target: str) -> list[int]:
-        """Give the processes of a target, as status and ``servers.json`` say."""
+    def _find(self, target: str) -> int | None:
+        """Give the process of a target, as status and ``servers.json`` say; None if it has none now."""
         what, _, name = target.partition(" ")
         if what == "server":
-            return [int(self._system.servers.state()[name]["pid"])]
+            return int(self._system.servers.state()[name]["pid"])
         status = self._system.status()
         if what == "coordinator":
-            return [int(status["pid"])]
+            return int(status["pid"])
         if what == "sink":
             found = [sink.get("pid") for sink in status["sinks"] if sink["kind"] == name]
         else:
             found = [collector.get("pid") for collector in status["collectors"] if collector["shard"] == name]
-        if not found or found[0] is None:
-            raise DrillError(f"{target} is not there")
-        return [int(found[0])]
+        return found[0] if found else None
+
+    def _pid(self, target: str, but: int | None = None, patience_s: float = PATIENCE_S) -> int:
+        """Wait for the process of a target, and for another than a given one."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            pid = self._find(target)
+            if pid is not None and pid != but and _is_ours(pid):
+                return pid
+            if time.monotonic() > deadline or self._over.wait(LOOK_S):
+                raise DrillError(f"{target} is not there")
 
     def _kill(self, mishap: Mishap) -> str:
-        _signal(self._pids(mishap.target), signal.SIGKILL)
+        os.kill(self._pid(mishap.target), signal.SIGKILL)
         return f"{mishap.target} killed"
 
     def _kill_all(self, _: Mishap) -> str:
         """Kill every process of ours: nothing is left that remembers how far the streams came, but the stores."""
         status = self._system.status()
         actors = [status, *status["sinks"], *status["collectors"]]
-        servers = [pid for name in ("nats", "clickhouse") for pid in self._pids(f"server {name}")]
-        _signal([actor["pid"] for actor in actors if "pid" in actor] + servers, signal.SIGKILL)
+        pids = [actor["pid"] for actor in actors if actor.get("pid")]
+        _signal([*pids, *(self._pid(f"server {name}") for name in ("nats", "clickhouse"))], signal.SIGKILL)
         return f"coordinator, {len(actors) - 1} sinks and collectors, nats-server and ClickHouse killed"
+
+    def _crash_loop(self, mishap: Mishap) -> str:
+        """Kill a process, and each that comes after it soon after it is there."""
+        ends = time.monotonic() + mishap.seconds
+        killed, last = 0, None
+        for delay in mishap.more["delays"]:
+            try:
+                pid = self._pid(mishap.target, last, ends - time.monotonic())
+            except DrillError:
+                break
+            if self._over.wait(delay if killed else 0.0) or time.monotonic() > ends:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+            last = pid
+        if not killed:
+            raise DrillError(f"{mishap.target} is not there")
+        return f"{mishap.target} killed {killed} times"
 
     def _stall(self, mishap: Mishap) -> str:
         """Stop a process, as an overloaded machine would, and let it go on."""
-        pids = self._pids(mishap.target)
-        _signal(pids, signal.SIGSTOP)
+        pid = self._pid(mishap.target)
+        os.kill(pid, signal.SIGSTOP)
+        spilled = 0
         try:
             self._over.wait(mishap.seconds)
-            spilled = self._spilled() if mishap.target.startswith("server") else 0
+            if mishap.target.startswith("server"):
+                collectors = self._system.status()["collectors"]
+                spilled = sum(collector.get("spilled_bytes", 0) for collector in collectors)
         finally:
-            _signal(pids, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         kept = f", {spilled / 1024:,.0f} KiB were kept on local disk meanwhile" if spilled else ""
         return f"{mishap.target} stopped for {mishap.seconds:.1f} s{kept}"
 
-    def _spilled(self) -> int:
-        return sum(collector.get("spilled_bytes", 0) for collector in self._system.status()["collectors"])
+    def _away(self, mishap: Mishap) -> str:
+        """Kill a server while its supervisor stands still: nobody listens on its port until that goes on."""
+        supervisor = int(self._system.servers.state()["supervisor"])
+        pid = self._pid(mishap.target)
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            self._over.wait(mishap.seconds)
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+        return f"{mishap.target} away for {mishap.seconds:.1f} s"
+
+    def _clock(self, mishap: Mishap) -> str:
+        venue, step_s = _name(mishap), mishap.more["step_s"]
+        self._system.call("step_clock", venue, step_s)
+        self._over.wait(mishap.seconds)
+        self._system.call("step_clock", venue, -step_s)
+        return f"clock of {venue}'s collectors stepped by {step_s:+} s and back after {mishap.seconds:.1f} s"
+
+    # --- the store ---
+
+    def _fill(self, mishap: Mishap) -> str:
+        ballast = fill(self._data_dir)
+        try:
+            size = ballast.stat().st_size
+            self._over.wait(mishap.seconds)
+        finally:
+            ballast.unlink()
+        return f"disk full for {mishap.seconds:.1f} s, by {size >> 20} MiB"
+
+    def _drift(self, mishap: Mishap) -> str:
+        return change_table(self._system.settings["clickhouse"], _name(mishap), mishap.more["change"])
 
     # --- venues ---
 
     def _disconnect(self, mishap: Mishap) -> str:
-        self._simulator.fault("disconnect", _venue(mishap))
-        return f"sockets of {_venue(mishap)} cut"
+        self._simulator.fault("disconnect", _name(mishap))
+        return f"sockets of {_name(mishap)} cut"
+
+    def _flap(self, mishap: Mishap) -> str:
+        """Cut the sockets of a venue again and again; for a while after a cut it takes no new ones."""
+        ends = time.monotonic() + mishap.seconds
+        cuts = 0
+        for pause in mishap.more["pauses"]:
+            self._simulator.fault("refuse", _name(mishap), seconds=pause / 3)
+            self._simulator.fault("disconnect", _name(mishap))
+            cuts += 1
+            if self._over.wait(pause) or time.monotonic() > ends:
+                break
+        return f"sockets of {_name(mishap)} cut {cuts} times in {mishap.seconds:.1f} s"
 
     def _spoil(self, mishap: Mishap) -> str:
-        """Let frames of one data type be lost, repeated or swapped on the wire."""
-        venue, count, data_type = _venue(mishap), mishap.more["count"], mishap.more["data_type"]
-        self._simulator.fault(mishap.kind, venue, stream=VENUES[venue].channel(data_type).name, count=count)
+        """Let frames of one data type be lost, swapped or broken on the wire."""
+        venue, count, data_type = _name(mishap), mishap.more["count"], mishap.more["data_type"]
+        # What a stream's name begins with: at some venues the symbol stands in the middle of it.
+        stream = VENUES[venue].channel(data_type).name.partition(".")[0]
+        self._simulator.fault(mishap.kind, venue, stream=stream, count=count)
         return f"{mishap.kind} of {count} frames ({data_type}) of {venue}"
 
+    def _repeat(self, mishap: Mishap) -> str:
+        self._simulator.fault("repeat", _name(mishap), seconds=mishap.seconds)
+        self._over.wait(mishap.seconds)
+        return f"every frame of {_name(mishap)} sent twice for {mishap.seconds:.1f} s"
 
-def _venue(mishap: Mishap) -> str:
-    return mishap.target.removeprefix("venue ")
+    def _rest(self, mishap: Mishap) -> str:
+        venue, status = _name(mishap), mishap.more["status"]
+        self._simulator.fault("status", venue, status=status, seconds=mishap.seconds)
+        self._over.wait(mishap.seconds)
+        return f"REST of {venue} answered {status} for {mishap.seconds:.1f} s"
+
+    def _hang_up(self, mishap: Mishap) -> str:
+        self._simulator.fault("hangup", _name(mishap), count=mishap.more["count"])
+        return f"REST of {_name(mishap)} hung up {mishap.more['count']} times"
+
+    def _quiet(self, _: Mishap) -> str:
+        """Stop the market for good."""
+        self._simulator.pause()
+        return "the market fell silent"
+
+    def _befall(self, mishap: Mishap) -> str:
+        """Let something befall an instrument; a halt ends, an expiry does not."""
+        _, venue, symbol = mishap.target.split(" ")
+        action = mishap.more["action"]
+        self._simulator.befall(action, venue, symbol)
+        if mishap.seconds:
+            self._over.wait(mishap.seconds)
+            self._simulator.befall("resume", venue, symbol)
+        return f"{action} of {venue} {symbol}" + (f" for {mishap.seconds:.1f} s" if mishap.seconds else "")
+
+
+def change_table(settings: Any, table: str, change: str) -> str:
+    """Change a table behind the sink's back.
+
+    Parameters
+    ----------
+    settings : how to reach ClickHouse
+    change : what stands after ``ALTER TABLE name``
+
+    Raises
+    ------
+    DrillError
+        If the server refuses.
+    """
+    client = connect(settings)
+    try:
+        client.command(f"ALTER TABLE `{table}` {change}")
+    except ClickHouseError as error:
+        raise DrillError(f"{table}: {change}: {error}") from error
+    finally:
+        client.close()
+    return f"table {table}: {change}"
+
+
+def _name(mishap: Mishap) -> str:
+    return mishap.target.partition(" ")[2]
+
+
+def _is_ours(pid: int) -> bool:
+    """Tell a process of ours from one that was given the number of one of ours that ended (where /proc says it)."""
+    words = Path(f"/proc/{pid}/cmdline")
+    if not words.parent.parent.joinpath("self").exists():
+        return True
+    try:
+        return any(word in words.read_bytes() for word in OURS)
+    except OSError:
+        return False
 
 
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
-        os.kill(pid, number)
+        if _is_ours(pid):
+            os.kill(pid, number)

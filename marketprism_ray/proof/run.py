@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from marketprism_ray.config import Config, validate
+from marketprism_ray.config import Config, Nats, validate
 from marketprism_ray.errors import MarketPrismError
-from marketprism_ray.proof.drills import Mishap, Targets
-from marketprism_ray.proof.injector import Injector
+from marketprism_ray.proof.disk import CannotTry, small_disk
+from marketprism_ray.proof.drills import Instrument, Mishap, Targets
+from marketprism_ray.proof.injector import Injector, change_table
 from marketprism_ray.proof.probes import Freshness, Latency
 from marketprism_ray.proof.recovery import Injected, Recovery
 from marketprism_ray.proof.scenarios import SCENARIOS, make_plan
 from marketprism_ray.query import Store
+from marketprism_ray.servers import EmbeddedServers
+from marketprism_ray.simulator.market import LISTINGS
 from marketprism_ray.simulator.process import SimulatorProcess
 from marketprism_ray.simulator.server import VENUES as SIMULATED
+from marketprism_ray.sinks.clickhouse import ClickHouseSink
 from marketprism_ray.venues import VENUES
 from marketprism_ray.verdict import Verdict, judge, wait_for_quiet
 
+EXTERNAL_NATS = Nats(mode="external")
+"""While tables are made: no server of ours."""
 BEAT_S = 0.05
 LOOK_S = 0.25
 
@@ -40,6 +48,7 @@ class Order:
     seconds : how long the market runs
     rate : market events a second over all venues
     at_s : when the first mishap happens; None draws it
+    intensity : mishaps in 10 s, of scenarios that have as many as they like
     keep : data directory to keep; None for one that is thrown away
     """
 
@@ -48,6 +57,7 @@ class Order:
     scenario: str | None = None
     seed: int = 1
     at_s: float | None = None
+    intensity: float = 1.0
     keep: Path | None = None
 
 
@@ -75,57 +85,125 @@ def run(order: Order, say: Callable[[str], None], show: Show | None = None) -> V
     say : takes lines about what goes on
     show : takes what a screen may show
     """
-    from actors.app import System
     from marketprism_ray.logs import configure
 
     configure("error")
+    with contextlib.ExitStack() as stack:
+        temporary = tempfile.TemporaryDirectory(prefix="marketprism-", ignore_cleanup_errors=True)
+        data_dir = order.keep or Path(stack.enter_context(temporary))
+        has_small_disk = stack.enter_context(_disk(order, data_dir))
+        simulator = stack.enter_context(SimulatorProcess(SIMULATED, rate=order.rate, seed=order.seed))
+        say("starting simulated venues, NATS, ClickHouse and Ray ...")
+        return _prove(order, simulator, data_dir, has_small_disk, say, show)
+
+
+@contextlib.contextmanager
+def _disk(order: Order, data_dir: Path) -> Iterator[bool]:
+    """Give the data directory a small disk of its own where the scenario wants one; True if it has got one.
+
+    Raises
+    ------
+    CannotTry
+        If the scenario is about that disk and there can be none.
+    """
+    scenario = None if order.scenario is None else SCENARIOS[order.scenario]
+    if scenario is None or scenario.disk_bytes is None:
+        yield False
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            if order.keep is not None:
+                raise CannotTry("the data lies on a disk of its own, in memory: leave --data-dir out")
+            stack.enter_context(small_disk(data_dir, scenario.disk_bytes))
+        except CannotTry:
+            if not scenario.may_miss:
+                raise
+            yield False
+        else:
+            yield True
+
+
+def _prove(
+    order: Order,
+    simulator: SimulatorProcess,
+    data_dir: Path,
+    has_small_disk: bool,
+    say: Callable[[str], None],
+    show: Show | None,
+) -> Verdict:
+    from actors.app import System
+
+    config = demo_config(simulator, data_dir, order.scenario)
+    if order.scenario is not None:
+        _drift_before(config, SCENARIOS[order.scenario].drift, say)
     verdict = Verdict()
-    with tempfile.TemporaryDirectory(prefix="marketprism-", ignore_cleanup_errors=True) as temporary:
-        data_dir = order.keep or Path(temporary)
-        with SimulatorProcess(SIMULATED, rate=order.rate, seed=order.seed) as simulator:
-            say("starting simulated venues, NATS, ClickHouse and Ray ...")
-            system = System(demo_config(simulator, data_dir, order.scenario))
-            system.start()
-            latency = Latency(system.settings["nats"])
-            freshness = Freshness(system.settings["clickhouse"])
-            try:
-                system.wait_live()
-                latency.start()
-                freshness.start()
-                run = _Run(system, simulator, latency, order, say)
-                run.go(show)
-                verdict.seconds = order.seconds
-                freshness.stop()
-                verdict.store_age_ms = freshness.percentiles()
-                say("stopping the market, comparing with the truth ledger ...")
-                simulator.pause()
-                try:
-                    system.wait_live()
-                except MarketPrismError as error:
-                    verdict.problems.append(str(error))
-                _wait_delivered(system)
-                run.end(verdict)
-                store = Store(system.settings["clickhouse"])
-                wait_for_quiet(simulator, store)
-                status = system.status()
-                verdict.frames = sum(c.get("frames", 0) for c in status["collectors"])
-                sizes = [c["resident_bytes"] for c in status["collectors"] if c.get("resident_bytes")]
-                verdict.collector_mib = max(sizes) >> 20 if sizes else None
-                verdict.latency_ms = latency.percentiles()
-                judge(simulator, store, system.settings["nats"], verdict)
-                store.close()
-            finally:
-                latency.stop() if latency.is_alive() else None
-                freshness.stop() if freshness.is_alive() else None
-                system.stop()
+    system = System(config)
+    system.start()
+    latency = Latency(system.settings["nats"])
+    freshness = Freshness(system.settings["clickhouse"])
+    try:
+        system.wait_live()
+        latency.start()
+        freshness.start()
+        run = _Run(system, simulator, latency, order, say, has_small_disk)
+        run.go(show)
+        verdict.seconds = order.seconds
+        freshness.stop()
+        verdict.store_age_ms = freshness.percentiles()
+        say("stopping the market, comparing with the truth ledger ...")
+        simulator.pause()
+        try:
+            system.wait_live()
+        except MarketPrismError as error:
+            verdict.problems.append(str(error))
+        _wait_delivered(system)
+        run.end(verdict)
+        store = Store(system.settings["clickhouse"])
+        wait_for_quiet(simulator, store)
+        status = system.status()
+        verdict.frames = sum(c.get("frames", 0) for c in status["collectors"])
+        sizes = [c["resident_bytes"] for c in status["collectors"] if c.get("resident_bytes")]
+        verdict.collector_mib = max(sizes) >> 20 if sizes else None
+        verdict.latency_ms = latency.percentiles()
+        judge(simulator, store, system.settings["nats"], verdict)
+        store.close()
+    finally:
+        latency.stop() if latency.is_alive() else None
+        freshness.stop() if freshness.is_alive() else None
+        system.stop()
     return verdict
+
+
+def _drift_before(config: Config, drift: Sequence[tuple[str, str]], say: Callable[[str], None]) -> None:
+    """Make the tables, and change them, before anything runs: as another version would have left them."""
+    from actors.app import sink_settings
+
+    if not drift:
+        return
+    with EmbeddedServers(config.system.data_dir.absolute(), nats=None) as servers:
+        settings = sink_settings(config.model_copy(update={"nats": EXTERNAL_NATS}), servers)["clickhouse"]
+
+        async def make() -> None:
+            sink = ClickHouseSink(settings)
+            await sink.open()
+            await sink.close()
+
+        asyncio.run(make())
+        for table, change in drift:
+            say(f"before the start: {change_table(settings, table, change)}")
 
 
 class _Run:
     """The time of the market: carries out the plan, each mishap in a thread, and looks how the system bears it."""
 
     def __init__(
-        self, system: Any, simulator: SimulatorProcess, latency: Latency, order: Order, say: Callable[[str], None]
+        self,
+        system: Any,
+        simulator: SimulatorProcess,
+        latency: Latency,
+        order: Order,
+        say: Callable[[str], None],
+        has_small_disk: bool,
     ) -> None:
         self._system = system
         self._latency = latency
@@ -133,14 +211,18 @@ class _Run:
         self._say = say
         self._over = threading.Event()
         self._ended = threading.Event()
-        self._injector = Injector(system, simulator, self._over)
+        self._injector = Injector(system, simulator, system.config.system.data_dir, self._over)
         self._recovery = Recovery()
         self._threads: list[threading.Thread] = []
         self._plan: list[Mishap] = []
+        self._may_miss = order.scenario is None or SCENARIOS[order.scenario].may_miss
         if order.scenario is not None:
             shards = sorted(collector["shard"] for collector in system.status()["collectors"])
-            targets = Targets(sorted(simulator.venues), shards)
-            self._plan = make_plan(order.scenario, order.seconds, order.seed, targets, order.at_s)
+            dated = {(i.venue, i.symbol): i.expiry_ms is not None for i in LISTINGS}
+            places = sorted((symbol["venue"], symbol["symbol"]) for symbol in simulator.ledger()["symbols"])
+            instruments = [Instrument(*place, is_dated=dated[place]) for place in places]
+            targets = Targets(sorted(simulator.venues), shards, instruments, has_small_disk)
+            self._plan = make_plan(order.scenario, order.seconds, order.seed, targets, order.at_s, order.intensity)
 
     def go(self, show: Show | None) -> None:
         """Let the market run for its time."""
@@ -168,7 +250,9 @@ class _Run:
         verdict.faults = [i.words for i in injected if not i.failed]
         verdict.injected = [i.as_json() for i in injected]
         verdict.recovery_s = self._recovery.seconds()
-        verdict.problems += [f"drill: {i.kind} {i.target}: {i.failed}" for i in injected if i.failed]
+        failed = [f"drill: {i.kind} {i.target}: {i.failed}" for i in injected if i.failed]
+        if len(failed) == len(injected) or not self._may_miss:
+            verdict.problems += failed
         if len(injected) < len(self._plan):
             verdict.problems.append(f"drill: {len(self._plan) - len(injected)} mishaps were planned after the end")
 

@@ -244,9 +244,13 @@ class Simulator:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], venue: str
     ) -> web.StreamResponse:
         """Let a venue answer, or a fault in its place."""
-        if (fault := self.wire.active(venue, "delay", "status", "html")) is not None:
+        if (fault := self.wire.active(venue, "delay", "status", "html", "hangup")) is not None:
             if fault.kind == "delay":
                 await asyncio.sleep(max(fault.seconds, 0.1))
+            elif fault.kind == "hangup":
+                if request.transport is not None:
+                    request.transport.abort()
+                return web.Response()
             elif fault.kind == "html":
                 return web.Response(text="<html><body>Just a moment...</body></html>", content_type="text/html")
             else:

@@ -24,7 +24,7 @@ from marketprism_ray.simulator.rules import POLICY_VIOLATION, Attempts, Conduct,
 from marketprism_ray.simulator.truth import Ledger
 
 STREAM_FAULTS = ("drop", "repeat", "reorder", "corrupt", "silence")
-KINDS = (*STREAM_FAULTS, "disconnect", "refuse", "delay", "status", "html", "notice", "reset", "keep_alive")
+KINDS = (*STREAM_FAULTS, "disconnect", "refuse", "delay", "status", "html", "hangup", "notice", "reset", "keep_alive")
 QUEUE_LIMIT = 200_000
 
 
