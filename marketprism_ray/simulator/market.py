@@ -30,6 +30,9 @@ COMBO_VENUES = ("deribit_derivatives",)
 COMBO_SHARE = 0.03
 """Part of the steps of a dated contract that are trades of a spread: of it and its perpetual at once."""
 State = Literal["open", "halted", "auction"]
+FIXED_VENUES = ("binance_derivatives", "binance_coinm")
+"""Those that write each number with the digits of its instrument, trailing zeros and all; and whose ids of changes
+skip what else the engine counts."""
 EXPIRY = ("291228", 1_893_139_200_000)
 """The one delivery day of dated contracts, 08:00 UTC: far away, so that nothing expires in a test."""
 
@@ -108,6 +111,11 @@ def plain(value: Decimal) -> str:
     return format(value.normalize(), "f")
 
 
+def _fixed(value: Decimal, step: Decimal) -> str:
+    """Write a decimal with the digits of its step."""
+    return format(value, f".{max(0, -int(step.as_tuple().exponent))}f")
+
+
 def padded(value: Decimal) -> str:
     """Write a decimal with 8 digits after the point."""
     return format(value, ".8f")
@@ -130,6 +138,7 @@ class Symbol:
         self.truth = Truth()
         self._order = 0
         self.text = text
+        self._is_fixed = listing.venue in FIXED_VENUES
         self.window = window
         self._random = random.Random(seed)
         self._mid = int(listing.price / listing.tick)
@@ -149,11 +158,19 @@ class Symbol:
             return self._random.randint(1, 30)
         return (int(self._random.paretovariate(1.2) * 10) + 1) * (1000 if chance > 0.99 else 1)
 
+    def price_text(self, price: Decimal) -> str:
+        """Write a price as the venue does."""
+        return _fixed(price, self.listing.tick) if self._is_fixed else self.text(price)
+
+    def quantity_text(self, quantity: Decimal) -> str:
+        """Write a quantity as the venue does."""
+        return _fixed(quantity, self.listing.lot) if self._is_fixed else self.text(quantity)
+
     def _price_text(self, tick: int) -> str:
-        return self.text(abs(tick) * self.listing.tick)
+        return self.price_text(abs(tick) * self.listing.tick)
 
     def _quantity_text(self, lots: int) -> str:
-        return self.text(lots * self.listing.lot)
+        return self.quantity_text(lots * self.listing.lot)
 
     def act(self, time_ms: int, *, is_trade: bool) -> list[TradeEvent | BookEvent]:
         """Let something happen: nothing while it is halted, no trade while it is auctioned."""
@@ -284,10 +301,13 @@ class Symbol:
             # All of it was outside the window: an update always says something.
             sent_bids = self._bids.apply({self._bids.best: self._quantity()})
         previous = self.update_id
+        if self._is_fixed and self._random.random() > 0.03:
+            self.update_id += int(self._random.expovariate(1 / 400))
+        first = self.update_id + 1
         self.update_id += len(sent_bids) + len(sent_asks)
         return BookEvent(
             self.listing,
-            previous + 1,
+            first,
             self.update_id,
             previous,
             [(self._price_text(t), self._quantity_text(q)) for t, q in sent_bids.items()],

@@ -31,7 +31,7 @@ from aiohttp import web
 
 from marketprism_ray.simulator.binance import Binance
 from marketprism_ray.simulator.deribit.house import Deribit
-from marketprism_ray.simulator.market import BookEvent, Listing, Market, Symbol, TradeEvent
+from marketprism_ray.simulator.market import BookEvent, Listing, Market, Symbol, TradeEvent, Truth
 from marketprism_ray.simulator.okx.house import KEEP_ALIVE_S, Okx
 from marketprism_ray.simulator.unrest import Command, Unrest, carry_out
 from marketprism_ray.simulator.wire import Fault, Wire
@@ -70,6 +70,9 @@ class House(Protocol):
 
     def tick(self, now_ms: int) -> None:
         """Send what is due by time: tickers, candles, marks, open interest. Called each few milliseconds."""
+
+    def told(self, symbol: Symbol) -> Truth:
+        """Give the trades of a symbol as followers of this venue know them."""
 
     def notice(self) -> None:
         """Announce a shutdown on every socket, where the venue does."""
@@ -277,19 +280,21 @@ class Simulator:
         return web.json_response(self.endpoints())
 
     async def _ledger(self, _: web.Request) -> web.Response:
-        symbols = [
-            {
-                "venue": venue,
-                "symbol": name,
-                "trades": _from_subscription(symbol)[1],
-                "emitted": len(symbol.truth.ids),
-                "first_id": symbol.truth.ids[0] if symbol.truth.ids else None,
-                "last_id": symbol.truth.ids[-1] if symbol.truth.ids else None,
-                "state": symbol.state if (venue, name) in self.market.symbols else "gone",
-                "subscribed_from": symbol.truth.subscribed_from,
-            }
-            for (venue, name), symbol in {**self.market.symbols, **self.market.gone}.items()
-        ]
+        symbols = []
+        for (venue, name), symbol in {**self.market.symbols, **self.market.gone}.items():
+            told = self._houses[venue].told(symbol)
+            symbols.append(
+                {
+                    "venue": venue,
+                    "symbol": name,
+                    "trades": _from_subscription(told)[1],
+                    "emitted": len(told.ids),
+                    "first_id": told.ids[0] if told.ids else None,
+                    "last_id": told.ids[-1] if told.ids else None,
+                    "state": symbol.state if (venue, name) in self.market.symbols else "gone",
+                    "subscribed_from": told.subscribed_from,
+                }
+            )
         limited = sum(house.rate_limited for house in self._houses.values())
         return web.json_response({"events": self.events, "rate_limited": limited, "symbols": symbols})
 
@@ -308,8 +313,8 @@ class Simulator:
 
     async def _trades(self, request: web.Request) -> web.Response:
         symbol = self._symbol(request)
-        start, _ = _from_subscription(symbol)
-        truth = symbol.truth
+        truth = self._houses[symbol.listing.venue].told(symbol)
+        start, _ = _from_subscription(truth)
         table = pa.table(
             {
                 "trade_id": pa.array(truth.ids[start:], pa.int64()),
@@ -369,9 +374,8 @@ def _is_rest(parts: Sequence[str]) -> bool:
     return len(parts) > 2 and parts[2] in ("api", "fapi", "dapi", "futures") and parts[1] in VENUES
 
 
-def _from_subscription(symbol: Symbol) -> tuple[int, int]:
+def _from_subscription(truth: Truth) -> tuple[int, int]:
     """Give position and number of the trades since somebody first subscribed them."""
-    truth = symbol.truth
     if truth.subscribed_from is None or not truth.ids:
         return len(truth.ids), 0
     start = max(0, truth.subscribed_from - truth.ids[0])

@@ -6,35 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from marketprism_ray.simulator.binance.intervals import LENGTHS_MS
 from marketprism_ray.simulator.rules import Rules
-from marketprism_ray.simulator.summaries import DAY_MS
 
 if TYPE_CHECKING:
     from marketprism_ray.simulator.binance.desk import Desk
 
 UNIVERSES = {"binance_derivatives": 1, "binance_coinm": 2}
 """``st`` of the futures markets: their all-market streams carry the symbols of both."""
-INTERVALS_MS = {
-    "1s": 1000,
-    "1m": 60_000,
-    "3m": 180_000,
-    "5m": 300_000,
-    "15m": 900_000,
-    "30m": 1_800_000,
-    "1h": 3_600_000,
-    "2h": 7_200_000,
-    "4h": 14_400_000,
-    "6h": 21_600_000,
-    "8h": 28_800_000,
-    "12h": 43_200_000,
-    "1d": DAY_MS,
-}
-FUTURES_INTERVALS_MS = {name: ms for name, ms in INTERVALS_MS.items() if name != "1s"}
-PERIODS_MS = {name: INTERVALS_MS[name] for name in ("5m", "15m", "30m", "1h", "2h", "4h", "6h", "12h", "1d")}
-HOUR_MS = 3_600_000
+FUTURES_INTERVALS = tuple(name for name in LENGTHS_MS if name != "1s")
+PERIODS_MS = {name: LENGTHS_MS[name] for name in ("5m", "15m", "30m", "1h", "2h", "4h", "6h", "12h", "1d")}
 NO_SYMBOL = (-1121, "Invalid symbol.")
-Body = Callable[[Any, int], str]
-"""(event, its time in the socket's unit) -> JSON text."""
+Body = Callable[[int], str]
+"""Scale of times (1 for ms, 1000 for µs) -> JSON text."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +44,9 @@ class Endpoint:
     """Weights by ``limit``: (up to, weight)."""
     page: tuple[int, int] = (500, 1000)
     """``limit`` if none is given, and the highest."""
-    limiter: str | None = None
-    """Limiter of requests besides that of weight."""
+    quota: str | None = None
+    """Quota of requests besides that of weight."""
+    needs_key: bool = False
 
     def cost(self, limit: int, *, is_of_all: bool) -> int:
         """Give the weight of a request."""
@@ -86,18 +71,26 @@ class Facts:
     rest: tuple[str, ...]
     """What comes before the names of the REST endpoints."""
     endpoints: Mapping[str, Endpoint]
-    intervals_ms: Mapping[str, int]
+    intervals: tuple[str, ...]
+    """Lengths of candles."""
     rules: Rules
     """What is demanded of a socket."""
-    trades: Mapping[str, Body]
-    """Channel of trades -> its writer."""
-    depth: Body
+    trade: Callable[[Any, int], str]
+    """Writes a fill; the others an aggregate, a batch of changes and the best levels, with the time of sending."""
+    aggregate: Callable[[Any, int, int], str]
+    depth: Callable[[Any, int, int], str]
+    window: Callable[[Any, int, int], str]
+    depth_ms: tuple[int, ...]
+    """Times between batches of changes, the usual one first; 0 is each change by itself."""
+    kline_ms: int
+    ticker_ms: int
     has_ids_of_pairs: bool = False
     """COIN-M: names the pair beside the symbol, answers in lists, and gives candles from the end of the time asked."""
+    has_pairs: bool = True
+    """Futures: candles of a pair and kind of contract; spot has other time zones in their place."""
+    has_rpi: bool = False
     has_microseconds: bool = False
     has_notice: bool = False
-    kline_s: int = 1
-    ticker_s: int = 1
 
 
 def class_of(stream: str) -> str:

@@ -1,13 +1,14 @@
-"""Sums over trades: candles and the last 24 h, in the units of a market."""
+"""Sums over trades: candles and windows of the last hours, in the units of a market."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from marketprism_ray.simulator.binance.intervals import Interval
 from marketprism_ray.simulator.market import Listing, Symbol, padded
 from marketprism_ray.simulator.summaries import DAY_MS
 
@@ -27,8 +28,16 @@ def value_of(listing: Listing, price: Decimal, quantity: Decimal) -> Decimal:
 
 
 def value_text(symbol: Symbol, value: Decimal) -> str:
-    """Write a value with the digits of its market."""
-    return padded(value) if is_inverse(symbol.listing) else symbol.text(value)
+    """Write a value: 8 digits, on USD-M as many as a price times a quantity has."""
+    listing = symbol.listing
+    if listing.market_type == "spot" or is_inverse(listing):
+        return padded(value)
+    return format(value, f".{digits(listing.tick) + digits(listing.lot)}f")
+
+
+def digits(step: Decimal) -> int:
+    """Give the number of digits after the point."""
+    return max(0, -int(step.as_tuple().exponent))
 
 
 def pair_of(listing: Listing) -> str:
@@ -43,15 +52,17 @@ def contract_type(listing: Listing) -> str:
 
 @dataclass
 class Bar:
-    """A candle that grows."""
+    """A candle; without trades its ids are -1 and its prices the last close."""
 
     open_ms: int
+    end_ms: int
+    """The first moment that is not part of it."""
     open: Decimal
     high: Decimal
     low: Decimal
-    first_id: int
-    close: Decimal = Decimal()
-    last_id: int = 0
+    close: Decimal
+    first_id: int = -1
+    last_id: int = -1
     trades: int = 0
     volume: Decimal = Decimal()
     value: Decimal = Decimal()
@@ -60,6 +71,9 @@ class Bar:
 
     def add(self, trade_id: int, price: Decimal, quantity: Decimal, value: Decimal, *, taker_sold: bool) -> None:
         """Add a trade."""
+        if not self.trades:
+            self.open = self.high = self.low = price
+            self.first_id = trade_id
         self.close, self.last_id = price, trade_id
         self.high, self.low = max(self.high, price), min(self.low, price)
         self.trades += 1
@@ -71,41 +85,44 @@ class Bar:
 
 
 class Candles:
-    """The candles of a symbol and interval, one trade after the other."""
+    """The candles of a symbol and interval without a hole, from its first trade on."""
 
-    def __init__(self, symbol: Symbol, interval_ms: int, start_ms: int) -> None:
+    def __init__(self, symbol: Symbol, interval: Interval) -> None:
         self.symbol = symbol
-        self.interval_ms = interval_ms
+        self.interval = interval
+        self.closed: list[Bar] = []
         self.bar: Bar | None = None
-        """The one still open."""
-        self._next = bisect_left(symbol.truth.times_ms, start_ms)
+        """The one still open; None before the first trade."""
+        self._next = 0
 
-    def closed_before(self, now_ms: int) -> list[Bar]:
-        """Take in what was traded since the last call; give the candles that ended by a time."""
+    def until(self, now_ms: int) -> Candles:
+        """Take in what was traded since the last call; close what has ended by a time."""
         truth, listing = self.symbol.truth, self.symbol.listing
-        closed = []
         for i in range(self._next, len(truth.ids)):
             price, quantity = Decimal(truth.prices[i]), Decimal(truth.quantities[i])
-            open_ms = truth.times_ms[i] // self.interval_ms * self.interval_ms
-            if self.bar is None or self.bar.open_ms != open_ms:
-                if self.bar is not None:
-                    closed.append(self.bar)
-                self.bar = Bar(open_ms, price, price, price, truth.ids[i])
-            self.bar.add(
-                truth.ids[i], price, quantity, value_of(listing, price, quantity), taker_sold=truth.taker_sold[i]
-            )
+            if self.bar is None:
+                start = self.interval.open_of(truth.times_ms[i])
+                self.bar = Bar(start, self.interval.end_of(start), price, price, price, price)
+            self._close(truth.times_ms[i])
+            value = value_of(listing, price, quantity)
+            self.bar.add(truth.ids[i], price, quantity, value, taker_sold=truth.taker_sold[i])
         self._next = len(truth.ids)
-        if self.bar is not None and self.bar.open_ms + self.interval_ms <= now_ms:
-            closed.append(self.bar)
-            self.bar = None
-        return closed
+        self._close(now_ms)
+        return self
+
+    def _close(self, now_ms: int) -> None:
+        while self.bar is not None and self.bar.end_ms <= now_ms:
+            self.closed.append(self.bar)
+            start, close = self.bar.end_ms, self.bar.close
+            self.bar = Bar(start, self.interval.end_of(start), close, close, close, close)
 
 
-class Day:
-    """The last 24 h of a symbol, kept up to date by the trades that come and go."""
+class Window:
+    """The last hours of a symbol, kept up to date by the trades that come and go."""
 
-    def __init__(self, symbol: Symbol) -> None:
+    def __init__(self, symbol: Symbol, length_ms: int = DAY_MS) -> None:
         self.symbol = symbol
+        self.length_ms = length_ms
         self._volume = Decimal()
         self._value = Decimal()
         self._first = 0
@@ -114,7 +131,7 @@ class Day:
         """Trades that no later one is above: the first is the highest. ``_lows`` likewise."""
         self._lows: deque[tuple[int, Decimal]] = deque()
 
-    def until(self, now_ms: int) -> Day:
+    def until(self, now_ms: int) -> Window:
         """Move the window."""
         truth = self.symbol.truth
         for i in range(self._next, len(truth.ids)):
@@ -126,7 +143,7 @@ class Day:
             self._highs.append((i, price))
             self._lows.append((i, price))
         self._next = len(truth.ids)
-        while self._first < self._next and truth.times_ms[self._first] < now_ms - DAY_MS:
+        while self._first < self._next and truth.times_ms[self._first] < now_ms - self.length_ms:
             self._count(self._first, -1)
             self._first += 1
         for extremes in (self._highs, self._lows):
@@ -151,27 +168,43 @@ class Day:
         symbol, truth = self.symbol, self.symbol.truth
         value_name = "baseVolume" if is_inverse(symbol.listing) else "quoteVolume"
         prices = [Decimal()] * 4
-        average, quantity, ids = Decimal(), "0", (-1, -1)
+        average, quantity, ids = Decimal(), symbol.quantity_text(Decimal()), (-1, -1)
+        before = Decimal()
         if self.trades:
             first, last = self._first, self._next - 1
             prices = [Decimal(truth.prices[first]), self._highs[0][1], self._lows[0][1], Decimal(truth.prices[last])]
+            before = Decimal(truth.prices[max(0, first - 1)])
             average = self._value / self._volume
             if symbol.listing.contract is not None and is_inverse(symbol.listing):
                 average = self._volume * Decimal(symbol.listing.contract[0]) / self._value
             quantity, ids = truth.quantities[last], (truth.ids[first], truth.ids[last])
         start, high, low, end = prices
+        is_spot = symbol.listing.market_type == "spot"
         return {
-            "priceChange": symbol.text(end - start),
+            "priceChange": symbol.price_text(end - start),
             "priceChangePercent": f"{(end - start) * 100 / (start or 1):.3f}",
-            "weightedAvgPrice": symbol.text(average.quantize(DIGITS)),
-            "lastPrice": symbol.text(end),
+            "weightedAvgPrice": padded(average) if is_spot else symbol.price_text(average),
+            **({"prevClosePrice": symbol.price_text(before)} if is_spot else {}),
+            "lastPrice": symbol.price_text(end),
             "lastQty": quantity,
-            "openPrice": symbol.text(start),
-            "highPrice": symbol.text(high),
-            "lowPrice": symbol.text(low),
-            "volume": symbol.text(self._volume),
+            "openPrice": symbol.price_text(start),
+            "highPrice": symbol.price_text(high),
+            "lowPrice": symbol.price_text(low),
+            "volume": symbol.quantity_text(self._volume),
             value_name: value_text(symbol, self._value),
             "firstId": ids[0],
             "lastId": ids[1],
             "count": self.trades,
         }
+
+    def average(self, length_ms: int, now_ms: int) -> tuple[Decimal, int]:
+        """Give the average price of the last minutes, and the time of the last trade; the last price without trades."""
+        truth = self.symbol.truth
+        if not truth.ids:
+            return Decimal(), 0
+        first = bisect_right(truth.times_ms, now_ms - length_ms)
+        prices, quantities = map(Decimal, truth.prices[first:]), map(Decimal, truth.quantities[first:])
+        volume = value = Decimal()
+        for price, quantity in zip(prices, quantities, strict=True):
+            volume, value = volume + quantity, value + price * quantity
+        return (value / volume if volume else Decimal(truth.prices[-1])), truth.times_ms[-1]

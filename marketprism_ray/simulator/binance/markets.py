@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from marketprism_ray.simulator.binance import frames, info, polls, rest
-from marketprism_ray.simulator.binance.facts import FUTURES_INTERVALS_MS, INTERVALS_MS, Endpoint, Facts
+from marketprism_ray.simulator.binance.facts import FUTURES_INTERVALS, Endpoint, Facts
+from marketprism_ray.simulator.binance.intervals import LENGTHS_MS
 from marketprism_ray.simulator.rules import Rules
 
+_PAGES = ((99, 1), (499, 2), (1000, 5), (1500, 10))
 _SPOT = {
     "time": Endpoint(rest.time),
     "ping": Endpoint(rest.ping),
@@ -17,7 +19,10 @@ _SPOT = {
     "historicalTrades": Endpoint(rest.trades, 25),
     "aggTrades": Endpoint(rest.aggregates, 4),
     "klines": Endpoint(rest.klines, 2),
+    "uiKlines": Endpoint(rest.klines, 2),
+    "avgPrice": Endpoint(rest.average_price, 2),
     "ticker/24hr": Endpoint(rest.tickers, 2, 80),
+    "ticker/price": Endpoint(rest.prices, 2, 4),
     "ticker/bookTicker": Endpoint(rest.book_tickers, 2, 4),
 }
 _FUTURES = {
@@ -27,24 +32,27 @@ _FUTURES = {
     "depth": Endpoint(rest.futures_depth, steps=((50, 2), (100, 5), (500, 10), (1000, 20))),
     "trades": Endpoint(rest.newest_trades, 5),
     "aggTrades": Endpoint(rest.futures_aggregates, 20),
-    "klines": Endpoint(rest.klines, steps=((99, 1), (499, 2), (1000, 5), (1500, 10)), page=(500, 1500)),
+    "historicalTrades": Endpoint(rest.trades, 200, page=(100, 500), needs_key=True),
+    "continuousKlines": Endpoint(rest.continuous_klines, steps=_PAGES, page=(500, 1500)),
+    "klines": Endpoint(rest.klines, steps=_PAGES, page=(500, 1500)),
     "premiumIndex": Endpoint(polls.premium, 1, 10),
-    "fundingRate": Endpoint(polls.funding, 0, page=(100, 1000), limiter="funding"),
-    "fundingInfo": Endpoint(polls.funding_info, 0, limiter="funding"),
+    "fundingRate": Endpoint(polls.funding, 0, page=(100, 1000), quota="funding"),
+    "fundingInfo": Endpoint(polls.funding_info, 0, quota="funding"),
     "openInterest": Endpoint(polls.interest),
     "ticker/24hr": Endpoint(rest.tickers, 1, 40),
+    "ticker/price": Endpoint(rest.prices, 1, 2),
     "ticker/bookTicker": Endpoint(rest.book_tickers, 2, 5),
 }
 _COINM = {
     **_FUTURES,
     "premiumIndex": Endpoint(polls.premium, 10),
-    "fundingRate": Endpoint(polls.funding, 1, page=(100, 1000), limiter="funding"),
+    "fundingRate": Endpoint(polls.funding, 1, page=(100, 1000), quota="funding"),
 }
 
 
 def _statistics(weight: int) -> dict[str, Endpoint]:
     return {
-        f"futures/data/{name}": Endpoint(answer, weight, page=(30, 500), limiter="statistics")
+        f"futures/data/{name}": Endpoint(answer, weight, page=(30, 500), quota="statistics")
         for name, answer in (
             ("openInterestHist", polls.interest_history),
             ("topLongShortPositionRatio", polls.top_positions),
@@ -62,8 +70,6 @@ _DAY_S = 86_400
 _SPOT_RULES = Rules(messages=5, streams=1024, connects=(300, 300), ping_s=20, pong_s=60, lifetime_s=_DAY_S)
 # How many sockets may be opened is published for spot only.
 _FUTURES_RULES = Rules(messages=10, streams=1024, ping_s=180, pong_s=600, lifetime_s=_DAY_S)
-_FUTURES_TRADES = {"trade": frames.futures_trade, "aggTrade": frames.futures_aggregate}
-
 FACTS = {
     "binance_spot": Facts(
         pool="spot",
@@ -72,13 +78,18 @@ FACTS = {
         paths=("",),
         rest=("api/v3",),
         endpoints=_below("api/v3", _SPOT),
-        intervals_ms=INTERVALS_MS,
+        intervals=tuple(LENGTHS_MS),
         rules=_SPOT_RULES,
-        trades={"trade": frames.trade, "aggTrade": frames.aggregate},
+        trade=frames.trade,
+        aggregate=frames.aggregate,
         depth=frames.depth,
+        window=frames.window,
+        depth_ms=(1000, 100),
+        kline_ms=2000,
+        ticker_ms=1000,
+        has_pairs=False,
         has_microseconds=True,
         has_notice=True,
-        kline_s=2,
     ),
     "binance_derivatives": Facts(
         pool="futures",
@@ -88,11 +99,16 @@ FACTS = {
         paths=("public/", "market/", ""),
         rest=("fapi/v1", "futures/data"),
         endpoints={**_below("fapi/v1", _FUTURES), **_statistics(0)},
-        intervals_ms=FUTURES_INTERVALS_MS,
+        intervals=FUTURES_INTERVALS,
         rules=_FUTURES_RULES,
-        trades=_FUTURES_TRADES,
+        trade=frames.futures_trade,
+        aggregate=frames.futures_aggregate,
         depth=frames.futures_depth,
-        ticker_s=2,
+        window=frames.futures_depth,
+        depth_ms=(250, 0, 100, 500),
+        kline_ms=250,
+        ticker_ms=2000,
+        has_rpi=True,
     ),
     "binance_coinm": Facts(
         pool="futures",
@@ -101,10 +117,15 @@ FACTS = {
         paths=("",),
         rest=("dapi/v1", "futures/data"),
         endpoints={**_below("dapi/v1", _COINM), **_statistics(1)},
-        intervals_ms=FUTURES_INTERVALS_MS,
+        intervals=FUTURES_INTERVALS,
         rules=_FUTURES_RULES,
-        trades=_FUTURES_TRADES,
+        trade=frames.futures_trade,
+        aggregate=frames.futures_aggregate,
         depth=frames.futures_depth,
+        window=frames.futures_depth,
+        depth_ms=(250, 0, 100, 500),
+        kline_ms=250,
+        ticker_ms=500,
         has_ids_of_pairs=True,
     ),
 }

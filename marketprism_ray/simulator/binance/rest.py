@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from typing import Any
 
+from marketprism_ray.simulator.binance.books import Levels
 from marketprism_ray.simulator.binance.desk import Desk
-from marketprism_ray.simulator.binance.facts import HOUR_MS, NO_SYMBOL, UNIVERSES, Ask
-from marketprism_ray.simulator.binance.figures import Candles
-from marketprism_ray.simulator.binance.frames import aggregate_row, kline_row, trade_row
+from marketprism_ray.simulator.binance.facts import NO_SYMBOL, UNIVERSES, Ask
+from marketprism_ray.simulator.binance.intervals import HOUR_MS, Interval
 from marketprism_ray.simulator.binance.limits import Refused
-from marketprism_ray.simulator.market import Symbol
+from marketprism_ray.simulator.binance.rows import aggregate_row, kline_row, trade_row
+from marketprism_ray.simulator.market import Symbol, padded
 from marketprism_ray.simulator.summaries import DAY_MS
 
 
@@ -25,28 +27,31 @@ def ping(desk: Desk, _: Ask) -> Any:
 
 
 def depth(desk: Desk, ask: Ask) -> Any:
-    """Answer ``depth`` of spot."""
-    symbol = desk.symbol(ask)
-    bids, asks = symbol.book(ask.limit)
-    return {"lastUpdateId": symbol.update_id, "bids": bids, "asks": asks}
+    """Answer ``depth`` of spot, from a server that lags behind the stream."""
+    update_id, _, bids, asks = _book(desk, ask)
+    return {"lastUpdateId": update_id, "bids": bids, "asks": asks}
+
+
+def _book(desk: Desk, ask: Ask) -> tuple[int, int, Levels, Levels]:
+    return desk.books.replica(desk.symbol(ask)).at(ask.now_ms - desk.lag.draw(), ask.limit)
 
 
 def futures_depth(desk: Desk, ask: Ask) -> Any:
     """Answer ``depth`` of futures."""
     if int(ask.query.get("limit", ask.limit)) not in (5, 10, 20, 50, 100, 500, 1000):
         raise Refused(-4021, f"{ask.query['limit']} is not valid depth limit.")
-    book = depth(desk, ask)
+    update_id, changed_ms, bids, asks = _book(desk, ask)
     named = desk.named(desk.symbol(ask)) if desk.facts.has_ids_of_pairs else {}
-    times = {"E": ask.now_ms, "T": ask.now_ms}
-    return {"lastUpdateId": book["lastUpdateId"], **times, **named, "bids": book["bids"], "asks": book["asks"]}
+    times = {"E": ask.now_ms, "T": changed_ms or ask.now_ms}
+    return {"lastUpdateId": update_id, **times, **named, "bids": bids, "asks": asks}
 
 
 def trades(desk: Desk, ask: Ask) -> Any:
-    """Answer ``trades`` and ``historicalTrades`` of spot."""
+    """Answer ``historicalTrades``, and ``trades`` of spot: from an id on, or the newest."""
     symbol = desk.symbol(ask)
     ids = symbol.truth.ids
     from_id = ask.numbers.get("fromId")
-    first = max(0, len(ids) - ask.limit) if from_id is None or not ids else max(0, from_id - ids[0])
+    first = max(0, len(ids) - ask.limit) if from_id is None else bisect_left(ids, from_id)
     return [trade_row(symbol, i) for i in range(first, min(first + ask.limit, len(ids)))]
 
 
@@ -58,17 +63,17 @@ def newest_trades(desk: Desk, ask: Ask) -> Any:
 
 
 def aggregates(desk: Desk, ask: Ask) -> Any:
-    """Give trades as aggregates of one: from an id, or from a time on, or the newest."""
-    symbol = desk.symbol(ask)
-    times, ids = symbol.truth.times_ms, symbol.truth.ids
+    """Answer ``aggTrades``, with what was pushed: from an id, or from a time on, or the newest."""
+    tape = desk.tapes[desk.symbol(ask)]
+    times, ids = tape.told.times_ms, tape.told.ids
     last = bisect_right(times, ask.numbers["endTime"]) if "endTime" in ask.numbers else len(ids)
     if "fromId" in ask.numbers:
-        first = max(0, ask.numbers["fromId"] - ids[0]) if ids else 0
+        first = bisect_left(ids, ask.numbers["fromId"])
     elif "startTime" in ask.numbers:
         first = bisect_left(times, ask.numbers["startTime"])
     else:
         first = max(0, last - ask.limit)
-    return [aggregate_row(symbol, i) for i in range(first, min(first + ask.limit, last))]
+    return [aggregate_row(tape.rows[i]) for i in range(first, min(first + ask.limit, last))]
 
 
 def futures_aggregates(desk: Desk, ask: Ask) -> Any:
@@ -83,29 +88,60 @@ def futures_aggregates(desk: Desk, ask: Ask) -> Any:
 
 def klines(desk: Desk, ask: Ask) -> Any:
     """Answer ``klines``."""
-    symbol, interval_ms = desk.find(ask.query.get("symbol", "")), interval(desk, ask)
+    symbol, interval = desk.find(ask.query.get("symbol", "")), _interval(desk, ask)
     if symbol is None:
         raise Refused(*NO_SYMBOL)
+    return _klines(desk, ask, symbol, interval)
+
+
+def continuous_klines(desk: Desk, ask: Ask) -> Any:
+    """Answer ``continuousKlines``: of a pair and kind of contract."""
+    symbol = desk.contract(ask.query.get("pair", ""), ask.query.get("contractType", ""))
+    if symbol is None:
+        raise Refused(-1102, "Mandatory parameter 'contractType' was not sent, was empty/null, or malformed.")
+    return _klines(desk, ask, symbol, _interval(desk, ask))
+
+
+def _klines(desk: Desk, ask: Ask, symbol: Symbol, interval: Interval) -> Any:
+    """Give whole candles, chosen by the time they open, also those without trades."""
     start, end = ask.numbers.get("startTime"), ask.numbers.get("endTime", ask.now_ms)
     is_from_end = start is None or desk.facts.has_ids_of_pairs
     if start is not None and desk.facts.has_ids_of_pairs and end - start > 200 * DAY_MS:
         raise Refused(-4088, "Maximum time interval is 200 days.")
-    # Whole candles, chosen by the time they open.
-    candles = Candles(symbol, interval_ms, -(-(start or 0) // interval_ms) * interval_ms)
-    bars = candles.closed_before(ask.now_ms)
-    if candles.bar is not None:
-        bars.append(candles.bar)
-    bars = [bar for bar in bars if bar.open_ms <= end]
-    chosen = bars[-ask.limit :] if is_from_end else bars[: ask.limit]
-    return [kline_row(symbol, bar, interval_ms) for bar in chosen]
+    candles = desk.candles(symbol, interval).until(ask.now_ms)
+    bars = [*candles.closed, *([] if candles.bar is None else [candles.bar])]
+    first = bisect_left(bars, start or 0, key=lambda bar: bar.open_ms)
+    last = bisect_right(bars, end, key=lambda bar: bar.open_ms)
+    chosen = bars[max(first, last - ask.limit) : last] if is_from_end else bars[first : min(last, first + ask.limit)]
+    return [kline_row(symbol, bar) for bar in chosen]
 
 
-def interval(desk: Desk, ask: Ask) -> int:
-    """Give the interval asked for, in ms."""
-    interval_ms = desk.facts.intervals_ms.get(ask.query.get("interval", ""))
-    if interval_ms is None:
+def _interval(desk: Desk, ask: Ask) -> Interval:
+    name = ask.query.get("interval", "")
+    if name not in desk.facts.intervals:
         raise Refused(-1120, "Invalid interval.")
-    return interval_ms
+    zone = "0" if desk.facts.has_pairs else ask.query.get("timeZone", "0")
+    match = re.fullmatch(r"([+-]?)(\d{1,2})(?::(\d\d))?", zone)
+    if match is None:
+        raise Refused(-1100, "Illegal characters found in parameter 'timeZone'.")
+    minutes = int(match[2]) * 60 + int(match[3] or 0)
+    return Interval(name, minutes * 60_000 * (-1 if match[1] == "-" else 1))
+
+
+def average_price(desk: Desk, ask: Ask) -> Any:
+    """Answer ``avgPrice``: of five minutes."""
+    price, last_ms = desk.window(desk.symbol(ask)).average(300_000, ask.now_ms)
+    return {"mins": 5, "price": padded(price), "closeTime": last_ms}
+
+
+def prices(desk: Desk, ask: Ask) -> Any:
+    """Answer ``ticker/price``."""
+
+    def row(symbol: Symbol) -> dict[str, Any]:
+        last = symbol.truth.prices[-1] if symbol.truth.prices else symbol.price_text(symbol.listing.price)
+        return {**desk.named(symbol), "price": last, **({"time": ask.now_ms} if desk.name in UNIVERSES else {})}
+
+    return desk.rows(ask, row)
 
 
 def tickers(desk: Desk, ask: Ask) -> Any:
@@ -117,7 +153,7 @@ def tickers(desk: Desk, ask: Ask) -> Any:
             (bid, bid_size), (ask_, ask_size) = symbol.best()
             best = {"bidPrice": bid, "bidQty": bid_size, "askPrice": ask_, "askQty": ask_size}
         times = {"openTime": ask.now_ms - DAY_MS, "closeTime": ask.now_ms}
-        return {**desk.named(symbol), **best, **times, **desk.days[symbol].until(ask.now_ms).figures()}
+        return {**desk.named(symbol), **best, **times, **desk.window(symbol).until(ask.now_ms).figures()}
 
     return desk.rows(ask, row)
 

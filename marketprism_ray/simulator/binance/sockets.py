@@ -6,17 +6,20 @@ What a wrong stream gets is an acknowledgement and silence, as in life; so does 
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+import time
+from functools import partial
 
 from aiohttp import web
 
 from marketprism_ray.simulator.binance.beats import Beats
 from marketprism_ray.simulator.binance.desk import Desk
-from marketprism_ray.simulator.binance.facts import Ask, Body, class_of
-from marketprism_ray.simulator.binance.frames import book_ticker, is_combined, json_answer
-from marketprism_ray.simulator.binance.limits import Refused, limiter_of
+from marketprism_ray.simulator.binance.facts import UNIVERSES, Ask, Body, class_of
+from marketprism_ray.simulator.binance.frames import is_combined
+from marketprism_ray.simulator.binance.limits import Refused, pool_of
 from marketprism_ray.simulator.binance.markets import FACTS
-from marketprism_ray.simulator.market import BookEvent, Market, TradeEvent
+from marketprism_ray.simulator.binance.rows import json_answer
+from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent, Truth
 from marketprism_ray.simulator.wire import Client, Wire
 
 
@@ -30,18 +33,28 @@ class Binance:
         self.rules = self._facts.rules
         self._market = market
         self._wire = wire
-        self._desk = Desk(name, self._facts, market)
-        self._beats = Beats(self._desk, wire, self._send)
-        self._limiters = {
-            None: limiter_of(wire, self._facts.pool, self._facts.weight_per_minute, 60),
-            "funding": limiter_of(wire, "funding", 500, 300),
-            "statistics": limiter_of(wire, "statistics", 1000, 300),
-        }
+        self._desk = Desk(name, self._facts, market, self._send)
+        self._beats = Beats(self._desk, self._send)
+        self._beats.relist(wire.now_ms())
+        self._pool = pool_of(wire, self._facts.pool, self._facts.weight_per_minute)
+
+    @property
+    def snapshot_lag_ms(self) -> int:
+        """By how much a snapshot is late at most; 0 for never."""
+        return self._desk.lag.most_ms
+
+    @snapshot_lag_ms.setter
+    def snapshot_lag_ms(self, most_ms: int) -> None:
+        self._desk.lag.most_ms = most_ms
+
+    def told(self, symbol: Symbol) -> Truth:
+        """Give the trades of a symbol as followers know them: fills on spot, aggregates of them on futures."""
+        return symbol.truth if self.name not in UNIVERSES else self._desk.tapes[symbol].told
 
     def relist(self) -> None:
         """Look at the list of symbols again."""
         self._desk.relist()
-        self._beats.relist()
+        self._beats.relist(self._wire.now_ms())
 
     def tick(self, now_ms: int) -> None:
         """Send what is due by time."""
@@ -93,10 +106,16 @@ class Binance:
             client.keys.add(name)  # acknowledged and listed, but nothing will come
             return
         self._wire.subscribe(client, name)
-        symbol, _, channel = name.partition("@")
-        found = self._market.of_venue_symbol(self.name, symbol.upper()) if symbol.islower() else None
-        if found is not None and channel in self._facts.trades and found.truth.subscribed_from is None:
-            found.truth.subscribed_from = found.trade_id + 1
+        self._beats.watch(name, self._wire.now_ms())
+        text, _, channel = name.partition("@")
+        symbol = self._market.of_venue_symbol(self.name, text.upper()) if text == text.lower() else None
+        if symbol is None:
+            return
+        self._desk.books.watch(name, symbol, channel)
+        if channel in ("trade", "aggTrade") and symbol.truth.subscribed_from is None:
+            symbol.truth.subscribed_from = symbol.trade_id + 1
+        if channel == "aggTrade" and self._desk.tapes[symbol].told.subscribed_from is None:
+            self._desk.tapes[symbol].told.subscribed_from = self._desk.tapes[symbol].next_id
 
     def _command(self, client: Client, text: str) -> None:
         try:
@@ -130,31 +149,30 @@ class Binance:
                 client.send(json.dumps({"stream": "!serverShutdown", "data": event} if is_combined(client) else event))
 
     def publish(self, event: TradeEvent | BookEvent) -> None:
-        """Send an event to whoever subscribed it."""
-        stream = event.listing.venue_symbol.lower()
-        if isinstance(event, TradeEvent):
-            for channel, write in self._facts.trades.items():
-                self._send(f"{stream}@{channel}", event.time_ms, event, write)
+        """Send an event to whoever subscribed it: at once, or with the next batch."""
+        symbol = self._market.symbols[self.name, event.listing.symbol]
+        if isinstance(event, BookEvent):
+            self._desk.books.take(symbol, event)
             return
-        self._send(f"{stream}@depth@100ms", event.time_ms, event, self._facts.depth)
-        self._send(f"{stream}@depth", event.time_ms, event, self._facts.depth)
-        self._send(f"{stream}@bookTicker", event.time_ms, event, self._best)
+        stream = event.listing.venue_symbol.lower()
+        self._send(f"{stream}@trade", partial(self._facts.trade, event))
+        for one in self._desk.tapes[symbol].take(event):
+            self._send(f"{stream}@aggTrade", partial(self._facts.aggregate, one, event.time_ms + 2))
 
-    def _send(self, key: str, time_ms: int, event: Any, body: Body) -> None:
+    def _send(self, key: str, body: Body) -> None:
         """Write each form of a frame once, and only if somebody wanted it once."""
-        made: dict[bool, str] = {}
+        made: dict[int, str] = {}
 
         def frame(client: Client) -> str:
-            is_micro = client.in_microseconds and self._facts.has_microseconds
-            if is_micro not in made:
-                made[is_micro] = body(event, time_ms * 1000 if is_micro else time_ms)
-            text = made[is_micro]
+            scale = 1000 if client.in_microseconds and self._facts.has_microseconds else 1
+            if scale not in made:
+                made[scale] = body(scale)
+            text = made[scale]
             return f'{{"stream":"{key}","data":{text}}}' if is_combined(client) else text
 
         self._wire.publish(self.name, key, frame)
 
-    def _best(self, event: BookEvent, at: int) -> str:
-        return book_ticker(self._market.symbols[self.name, event.listing.symbol], at)
+    # --- REST ---
 
     async def _rest(self, request: web.Request) -> web.Response:
         name, query = request.match_info["endpoint"], request.query
@@ -166,18 +184,42 @@ class Binance:
         except ValueError:
             return json_answer({"code": -1100, "msg": "Illegal characters found in a parameter."}, 400, {})
         is_of_all = not query.keys() & {"symbol", "pair"}
-        used, allowed = self._limiters[None].spend(endpoint.cost(limit, is_of_all=is_of_all) if endpoint else 1)
-        headers = {"X-MBX-USED-WEIGHT-1M": str(used)}
-        if allowed and endpoint is not None and endpoint.limiter is not None:
-            _, allowed = self._limiters[endpoint.limiter].spend(1)
-        if not allowed:
+        headers: dict[str, str] = {}
+        weight = endpoint.cost(limit, is_of_all=is_of_all) if endpoint else 1
+        refused = self._refusal(weight, endpoint.quota if endpoint else None, headers)
+        if refused is not None:
             self.rate_limited += 1
-            headers["Retry-After"] = "5"
-            return json_answer({"code": -1003, "msg": "Too much request weight used."}, 429, headers)
+            return refused
         if endpoint is None:
             return json_answer({"code": -1, "msg": f"unknown endpoint {name}"}, 404, headers)
+        if endpoint.needs_key and not request.headers.get("X-MBX-APIKEY"):
+            return json_answer({"code": -2014, "msg": "API-key format invalid."}, 401, headers)
         try:
             answer = endpoint.answer(self._desk, Ask(query, min(limit, highest), numbers, self._wire.now_ms()))
-        except Refused as refused:
-            return json_answer({"code": refused.code, "msg": refused.message}, 400, headers)
+        except Refused as error:
+            return json_answer({"code": error.code, "msg": error.message}, error.status, headers)
         return json_answer(answer, 200, headers)
+
+    def _refusal(self, weight: int, quota: str | None, headers: dict[str, str]) -> web.Response | None:
+        """Count a request; give the refusal if it is too much, and fill in what each answer tells of the limits."""
+        now, pool = time.monotonic(), self._pool
+        status, wait_s = pool.guard.ask(weight, now)
+        headers.update(dict.fromkeys(("X-MBX-USED-WEIGHT", "X-MBX-USED-WEIGHT-1M"), str(pool.guard.quota.used)))
+        words = (
+            f"Too much request weight used; current limit is {pool.guard.quota.limit} request weight per 1 MINUTE. "
+            "Please use WebSocket Streams for live updates to avoid polling the API."
+        )
+        for name in ("raw", quota):
+            if status == 200 and name is not None and not pool.quotas[name].spend(1, now):
+                status, wait_s = 429, pool.quotas[name].left_s(now)
+                words = f"Too many requests; current limit is {pool.quotas[name].limit} requests per 5 MINUTE."
+        if status == 200:
+            return None
+        if status == 418:
+            until_ms = self._wire.now_ms() + int(wait_s * 1000)
+            words = (
+                f"Way too much request weight used; IP banned until {until_ms}. "
+                "Please use WebSocket Streams for live updates to avoid bans."
+            )
+        headers["Retry-After"] = str(math.ceil(wait_s))
+        return json_answer({"code": -1003, "msg": words}, status, headers)

@@ -29,7 +29,7 @@ from marketprism_ray.simulator.deribit.methods import Methods, invalid, keys_of
 from marketprism_ray.simulator.deribit.rows import candle_text, change, quote, snapshot, ticker, trade, window
 from marketprism_ray.simulator.deribit.session import Session
 from marketprism_ray.simulator.deribit.text import TOO_MANY, Raw, RpcError, exponent, json_text, push, rpc
-from marketprism_ray.simulator.market import BookEvent, Market, TradeEvent, plain
+from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent, Truth, plain
 from marketprism_ray.simulator.summaries import STEP_MS, greeks, index_price, mark_price, volatility
 from marketprism_ray.simulator.wire import Client, Wire
 
@@ -96,6 +96,10 @@ class Deribit:
         for kind in (one.kind, "any"):
             for currency in (one.currency, "any"):
                 self._send(f"instrument.state.{kind}.{currency}", lambda: data)
+
+    def told(self, symbol: Symbol) -> Truth:
+        """Give the trades of a symbol as followers of this venue know them."""
+        return symbol.truth
 
     def routes(self) -> list[web.RouteDef]:
         """Give the HTTP routes."""

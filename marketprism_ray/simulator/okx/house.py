@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent
+from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent, Truth
 from marketprism_ray.simulator.okx.channels import (
     CHANNELS,
     book_frame,
@@ -89,6 +89,10 @@ class Okx:
                 self._families[family_of(listing)].append(figures)
             else:
                 self._indices.setdefault(f"{listing.base}-{listing.quote}", figures)
+
+    def told(self, symbol: Symbol) -> Truth:
+        """Give the trades of a symbol as followers of this venue know them."""
+        return symbol.truth
 
     def routes(self) -> list[web.RouteDef]:
         """Give the HTTP routes."""
