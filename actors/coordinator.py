@@ -7,7 +7,6 @@ disturbs nobody. It never waits on an actor inside a step: calls are started in 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import time
@@ -23,8 +22,9 @@ from actors.options import actor_name
 from actors.sinks import Delivery, SinkActor
 from marketprism_ray import __version__
 from marketprism_ray.batching import revision
+from marketprism_ray.changes import applied, changes, with_applied
 from marketprism_ray.config import Config, Exchange
-from marketprism_ray.errors import ConfigError, MarketPrismError
+from marketprism_ray.errors import ConfigError, MarketPrismError, VenueError
 from marketprism_ray.logs import configure
 from marketprism_ray.metrics import Publisher
 from marketprism_ray.placement import plan_shards
@@ -35,6 +35,7 @@ from marketprism_ray.session import Shard, Watermark, find_instruments, make_res
 from marketprism_ray.sinks import StreamId
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.nats import NatsSettings
+from marketprism_ray.state_file import StateFile
 from marketprism_ray.venue import draws_from_same
 from marketprism_ray.venues import VENUES
 
@@ -44,6 +45,10 @@ CALL_S = 30.0
 STOP_S = 600.0
 """A collector delivers what it keeps while a server takes it, and gives up by itself when none does."""
 HELD_BYTES = 16 << 20
+EPOCHS_SKIPPED = 1000
+"""If the latest state is lost: epochs that may have been used since the one before."""
+EPOCHS_BEGAN = 1_577_836_800
+"""If all of it is lost, epochs go on from the minutes since then (2020, in s): more than were ever counted up."""
 TELL_S = 2.0
 """A successor waits this long for the rows about its predecessor, so that they come first where the servers answer."""
 
@@ -62,6 +67,7 @@ class Actor:
         self.status: dict[str, Any] = {}
         self.restarts = 0
         self.call: asyncio.Task[None] | None = None
+        self.unlisted: list[str] = []
 
     def observed(self) -> Observed:
         """Give it as the pure step sees it."""
@@ -92,7 +98,9 @@ class Coordinator:
         self._cluster = cluster or Cluster()
         self._publisher = publisher
         self._log = structlog.get_logger("coordinator")
-        self._state_file = config.system.data_dir.absolute() / "state" / "coordinator.json"
+        path = config.system.data_dir.absolute() / "state" / "coordinator.json"
+        self._state = StateFile(path, ("run", "applied", "shards", "epochs"))
+        self._first_epoch = 0
         self._shards: dict[str, Shard] = {}
         self._planned = False
         self._planned_at = 0
@@ -117,16 +125,26 @@ class Coordinator:
     # --- state on disk ---
 
     def _restore(self) -> None:
-        if not self._state_file.exists():
+        recovered = self._state.read()
+        for note in recovered.notes:
+            self._note(note)
+            self._log.error("state_damaged", what=note)
+        skipped = 0
+        if recovered.lost != "nothing":
+            self._errors["state"] = "; ".join(recovered.notes)
+            skipped = EPOCHS_SKIPPED
+        if recovered.lost == "all":
+            self._first_epoch = int(time.time() - EPOCHS_BEGAN) // 60
+        saved = recovered.content
+        if saved is None:
             return
-        saved = json.loads(self._state_file.read_text())
         for name, item in saved["shards"].items():
             self._shards[name] = Shard(name, item["venue"], tuple((d, s) for d, s in item["streams"]))
-        if saved.get("run") == self._run_id:
+        if saved["run"] == self._run_id:
             # The arguments of creation are older than what was applied since.
-            applied = {name: Exchange.model_validate(exchange) for name, exchange in saved["exchanges"].items()}
-            self._config = self._config.model_copy(update={"exchanges": applied})
-        for name, epoch in saved["epochs"].items():
+            self._config = with_applied(self._config, saved["applied"])
+        for name, last_epoch in saved["epochs"].items():
+            epoch = last_epoch + skipped
             actor = Actor(self._collector_name(name), "collector")
             actor.handle = self._cluster.find(actor.name)
             if actor.handle is None and name not in self._shards:
@@ -146,14 +164,11 @@ class Coordinator:
         content = {
             "version": __version__,
             "run": self._run_id,
-            "exchanges": {name: e.model_dump(mode="json") for name, e in self._config.exchanges.items()},
+            "applied": applied(self._config),
             "shards": {n: {"venue": s.venue, "streams": s.streams} for n, s in self._shards.items()},
             "epochs": self._retired | {name: actor.epoch for name, actor in self._actors.items()},
         }
-        self._state_file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._state_file.with_suffix(".new")
-        draft.write_text(json.dumps(content))
-        draft.replace(self._state_file)
+        self._state.write(content)
 
     def _collector_name(self, shard: str) -> str:
         return actor_name(self._config.system.name, "collector", shard)
@@ -271,15 +286,23 @@ class Coordinator:
         await rest.open()
         try:
             present = {symbol for s in self._shards.values() if s.venue == name for _, symbol in s.streams}
-            _, wanted, problems = await find_instruments(venue, rest, exchange.symbols, present)
+            table, wanted, problems = await find_instruments(venue, rest, exchange.symbols, present)
         finally:
             await rest.close()
+        if not len(table):
+            raise VenueError(f"{name} lists no instruments at all")
         if problems and not wanted and name not in self._resolved:
             raise ConfigError("\n".join(problems))
         # A name may be wrong, and what was there once may have expired or left: the others go on without it.
         self._errors.pop(f"symbols of {name}", None)
         if problems:
             self._errors[f"symbols of {name}"] = "; ".join(problems)
+        self._errors.pop(f"instruments of {name}", None)
+        halted = table.halted((i.symbol_name for i in wanted), time.time_ns())
+        if halted:
+            # A halt may end at any time, and what was collected goes on being so.
+            words = ", ".join(f"{symbol} ({status})" for symbol, status in sorted(halted.items()))
+            self._errors[f"instruments of {name}"] = f"not traded now, kept: {words}"
         self._resolved.add(name)
         symbols = sorted(instrument.symbol_name for instrument in wanted)
         data_types = [t for t in exchange.data_types if t != "orderbook_delta"]
@@ -318,6 +341,7 @@ class Coordinator:
                 self._cluster.kill(handle)
                 return
             actor.epoch = max(actor.epoch, status["epoch"])
+            self._note_unlisted(actor, status["unlisted"])
             if status["state"] in ("failed", "lapsed"):
                 self._lost(actor, status["error"] or status["state"])
                 self._cluster.kill(handle)
@@ -328,6 +352,15 @@ class Coordinator:
             actor.state = "alive" if status["open"] else "starting"
             for name, marks in status["watermarks"].items():
                 self._watermarks.setdefault(name, {}).setdefault(actor.kind, {}).update(marks)
+
+    def _note_unlisted(self, actor: Actor, unlisted: list[str]) -> None:
+        """Plan anew when a collector says that symbols of its shard have left the venue's list."""
+        if unlisted == actor.unlisted:
+            return
+        actor.unlisted = unlisted
+        if unlisted:
+            self._note(f"{actor.name} goes on without {', '.join(unlisted)}: not listed any more")
+            self._planned = False
 
     def _lost(self, actor: Actor, why: str) -> None:
         actor.state, actor.handle, actor.status = "dead", None, {}
@@ -386,7 +419,7 @@ class Coordinator:
         actor = self._actors.get(shard.name)
         if actor is None:
             actor = self._actors[shard.name] = Actor(self._collector_name(shard.name), "collector")
-            actor.epoch = self._retired.pop(shard.name, 0)
+            actor.epoch = self._retired.pop(shard.name, self._first_epoch)
         epoch = max(epoch, actor.epoch + 1)
         resume, unknown = await self._fence(shard, epoch)
         await self._open_gaps(shard, epoch, resume if after_loss else {}, unknown)
@@ -534,22 +567,25 @@ class Coordinator:
         }
 
     async def apply(self, config: Config) -> str:
-        """Take a new config; only what differs is restarted."""
-        if config.nats != self._config.nats or config.clickhouse != self._config.clickhouse:
-            raise MarketPrismError("nats and clickhouse cannot be changed while running: use `down`, then `up`")
-        changed = {
-            name
-            for name in {*config.exchanges, *self._config.exchanges}
-            if config.exchanges.get(name) != self._config.exchanges.get(name)
-        }
+        """Take a new config; only what differs is restarted.
+
+        Raises
+        ------
+        MarketPrismError
+            If something differs that cannot change while the system runs; nothing is changed then.
+        """
+        found = changes(self._config, config)
+        if found.refused:
+            raise MarketPrismError(f"{', '.join(found.refused)} cannot change while running: use `down`, then `up`")
         for name, actor in self._actors.items():
-            if actor.shard is not None and actor.shard.venue in changed:
-                # Options of its venue changed: it must be built anew even if its streams are the same.
+            if actor.shard is not None and (found.restarting or actor.shard.venue in found.venues):
+                # It must be built anew even if its streams are the same.
                 actor.shard = Shard(name, actor.shard.venue, ())
         self._config = config
         self._planned = False
         self._save()
-        return f"changed: {', '.join(sorted(changed)) or 'nothing'}"
+        self._note(found.in_words())
+        return found.in_words()
 
     async def cut(self, venue: str) -> int:
         """Cut the sockets of a venue: a drill."""

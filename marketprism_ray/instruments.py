@@ -58,7 +58,11 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
 
     def is_traded(self, now: int) -> bool:
         """Tell whether it is live and not expired at a time (ns)."""
-        return self.status == "live" and (self.expiry is None or self.expiry > now)
+        return self.status == "live" and not self.has_expired(now)
+
+    def has_expired(self, now: int) -> bool:
+        """Tell whether its delivery was before a time (ns)."""
+        return self.expiry is not None and self.expiry <= now
 
     @property
     def is_base(self) -> bool:
@@ -130,18 +134,21 @@ class InstrumentTable:
         """Find by the venue's own text, exact case."""
         return self._by_venue_symbol.get(venue_symbol)
 
-    def of_pattern(self, pattern: str, now: int) -> list[Instrument]:
+    def of_pattern(self, pattern: str, now: int, keep: Collection[str] = ()) -> list[Instrument]:
         """Give the instruments that are traded now and whose canonical name matches a shell pattern.
 
         Parameters
         ----------
         now : ns; what has expired by then is left out, whatever the venue still says
+        keep : canonical symbols collected now: while they are listed and have not expired they are only halted
         """
-        return [
-            self._by_symbol[symbol]
-            for symbol in fnmatch.filter(self._by_symbol, pattern)
-            if self._by_symbol[symbol].is_traded(now)
-        ]
+        matching = [self._by_symbol[symbol] for symbol in fnmatch.filter(self._by_symbol, pattern)]
+        return [i for i in matching if i.is_traded(now) or (i.symbol_name in keep and not i.has_expired(now))]
+
+    def halted(self, symbols: Iterable[str], now: int) -> dict[str, str]:
+        """Give those of the symbols that are listed and not traded now, with the venue's word for it."""
+        found = {symbol: self._by_symbol[symbol] for symbol in symbols if symbol in self._by_symbol}
+        return {symbol: i.status for symbol, i in found.items() if not i.is_traded(now) and not i.has_expired(now)}
 
     def find(self, name: str) -> Instrument | None:
         """Find by canonical or venue symbol."""
@@ -162,8 +169,8 @@ class InstrumentTable:
             ``top:50``, or among a pattern ``top:50:*-USDT``
         now : ns
         volumes : venue symbol -> 24 h volume; needed for ``top:``
-        keep : canonical symbols collected now: they stay among the most traded while their rank is at most a fifth
-            (and at least 2) beyond, so that neighbours at the border do not take turns
+        keep : canonical symbols collected now: a halt does not end them, and they stay among the most traded while
+            their rank is at most a fifth (and at least 2) beyond, so that neighbours at the border do not take turns
 
         Returns
         -------
@@ -177,13 +184,13 @@ class InstrumentTable:
             top = parse_top(pattern)
             if top is not None:
                 count, among = top
-                ranked = self.of_pattern(among, now)
+                ranked = self.of_pattern(among, now, keep)
                 ranked.sort(key=lambda i: (-(volumes or {}).get(i.venue_symbol, 0.0), i.symbol_name))
                 kept = [i for i in ranked[: count + max(2, count // 5)] if i.symbol_name in keep][:count]
                 others = [i for i in ranked if i not in kept]
                 matches = kept + others[: count - len(kept)]
             elif any(c in pattern for c in "*?["):
-                matches = self.of_pattern(pattern, now)
+                matches = self.of_pattern(pattern, now, keep)
             else:
                 instrument = self.find(pattern)
                 matches = [] if instrument is None else [instrument]

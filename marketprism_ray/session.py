@@ -19,7 +19,6 @@ from marketprism_ray.budget import RequestBudget
 from marketprism_ray.clock import Clock
 from marketprism_ray.config import Config, Exchange
 from marketprism_ray.connection import Connection, ConnectionSettings, Pacer
-from marketprism_ray.errors import ConfigError
 from marketprism_ray.feed import Feed, FeedSettings
 from marketprism_ray.instruments import Instrument, InstrumentTable, parse_top
 from marketprism_ray.polling import PolledRows, Poller
@@ -147,6 +146,8 @@ class Session:
         self._tasks: list[asyncio.Task[None]] = []
         self.poller: Poller | None = None
         self.liquidations_down: list[str] = []
+        self.unlisted: list[str] = []
+        """Symbols of the shard that the venue did not list at the start."""
         self._drain_all = False
         self._record_streams: list[RecordStream] = []
         self._next_look = 0
@@ -156,19 +157,23 @@ class Session:
     async def start(self) -> None:
         """Fetch instruments, build streams, start connections.
 
+        A symbol that the venue does not list any more (it expired, it was delisted) is left out and named by `status`:
+        the others go on. What its stream may have lost stands in the gap row that the coordinator opened.
+
         Raises
         ------
-        ConfigError
-            If a symbol of the shard is unknown to the venue.
+        TransportError, VenueError
+            If the venue cannot be reached or sends something else.
         """
         await self.rest.open()
         table = await fetch_instruments(self.venue, self.rest)
-        unknown = [symbol for _, symbol in self.shard.streams if symbol not in table]
-        if unknown:
-            raise ConfigError(f"{self.venue.name} has no instruments {', '.join(sorted(set(unknown)))}")
+        listed = [(data_type, table[symbol]) for data_type, symbol in self.shard.streams if symbol in table]
+        self.unlisted = sorted({symbol for _, symbol in self.shard.streams if symbol not in table})
+        if self.unlisted:
+            self._log.warning("not_listed", symbols=self.unlisted)
         by_endpoint: dict[str, list[Stream]] = {}
-        self._note_instruments({table[symbol].symbol_name: table[symbol] for _, symbol in self.shard.streams})
-        self.streams = self._make_streams([(data_type, table[symbol]) for data_type, symbol in self.shard.streams])
+        self._note_instruments({instrument.symbol_name: instrument for _, instrument in listed})
+        self.streams = self._make_streams(listed)
         self._record_streams = [stream for stream in self.streams if isinstance(stream, RecordStream)]
         for stream in self.streams:
             by_endpoint.setdefault(stream.channel.endpoint, []).append(stream)
@@ -184,7 +189,7 @@ class Session:
         self._tasks = [loop.create_task(connection.run()) for connection in self.connections]
         self.poller = Poller(
             self.venue,
-            [(data_type, table[symbol]) for data_type, symbol in self.shard.streams],
+            listed,
             self.rest,
             self.batcher,
             self.config.scheduler.jobs,
@@ -383,6 +388,7 @@ class Session:
             "venue": self.venue.name,
             "streams": len(self.streams),
             "liquidations_down": self.liquidations_down,
+            "unlisted": self.unlisted,
             "polls": {} if self.poller is None else self.poller.status(),
             "connections": [
                 {"name": c.feed.connection_id if c.feed else "", "state": c.state, **c.counts, "error": c.last_error}

@@ -9,11 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from msgspec import structs
 
 from actors.cluster import ActorGone
 from actors.coordinator import Coordinator
 from marketprism_ray import __version__
 from marketprism_ray.config import validate
+from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.instruments import InstrumentTable
+from marketprism_ray.session import fetch_instruments
 from marketprism_ray.simulator.market import made_up
 from marketprism_ray.simulator.server import Simulator
 
@@ -29,6 +33,7 @@ class Cluster:
         self.asked: dict[str, Any] = {}
         self.marks: tuple[dict[str, tuple[int, int]], list[str]] = ({}, [])
         self.gone: set[str] = set()
+        self.unlisted: dict[str, list[str]] = {}
         self.resumed: dict[str, Any] = {}
         self.told: list[tuple[str, pa.RecordBatch]] = []
         self.servers_answer = asyncio.Event()
@@ -64,6 +69,7 @@ class Cluster:
                 "epoch": 1,
                 "state": "live",
                 "error": "",
+                "unlisted": self.unlisted.get(handle, []),
                 "shard": handle.partition("collector-")[2],
                 "owned": self.owned[handle],
             }
@@ -185,4 +191,114 @@ async def test_what_is_listed_enters_and_what_leaves_or_expires_goes_while_the_o
     problem = str((await coordinator.status())["errors"])
     assert f"'SOL-USDT' matches none of the 3 instruments of {venue}; nearest:" in problem
     coordinator._loop.cancel()
+    await simulator.stop()
+
+
+def alive(coordinator: Coordinator, shard: str) -> bool:
+    return shard in coordinator._actors and coordinator._actors[shard].state == "alive"
+
+
+def make(tmp_path: Path, simulator: Simulator, cluster: Cluster, run: str = "", **more: Any) -> Coordinator:
+    exchanges = {
+        venue: {"symbols": ["BTC-*"], "data_types": ["trade"], "endpoints": urls}
+        for venue, urls in simulator.endpoints().items()
+    }
+    sections = {"cluster": {"step_s": 0.05}, "scheduler": {"jobs": {"instruments": 0.2}}} | more
+    values = {"system": {"data_dir": str(tmp_path), "log_level": "error"}, "exchanges": exchanges, **sections}
+    return Coordinator(
+        validate(values, "test"),
+        {"clickhouse": object(), "nats": object()},  # type: ignore[dict-item]
+        cluster=cluster,  # type: ignore[arg-type]
+        run=run,
+    )
+
+
+async def test_a_venue_that_halts_everything_is_collected_on_and_status_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = "live"
+
+    async def fetch(*arguments: Any) -> InstrumentTable:
+        table = await fetch_instruments(*arguments)
+        return InstrumentTable(table.venue, [structs.replace(i, status=status) for i in table])
+
+    monkeypatch.setattr("marketprism_ray.session.fetch_instruments", fetch)
+    simulator = Simulator(("binance_spot",), rate=10)
+    await simulator.start()
+    cluster = Cluster()
+    coordinator = make(tmp_path, simulator, cluster)
+    await until(lambda: alive(coordinator, "binance_spot#0"))
+    status = "BREAK"
+    await until(lambda: "instruments of binance_spot" in coordinator._errors)
+    assert coordinator._errors["instruments of binance_spot"] == "not traded now, kept: BTC-USDT (BREAK)"
+    assert list(coordinator._shards) == ["binance_spot#0"]
+    assert not any(method == "stop" for _, method in cluster.calls)
+    status = "live"
+    await until(lambda: "instruments of binance_spot" not in coordinator._errors)
+    coordinator._loop.cancel()
+    await simulator.stop()
+
+
+async def test_a_symbol_that_a_collector_finds_unlisted_makes_a_new_plan(tmp_path: Path) -> None:
+    simulator = Simulator(("binance_spot",), rate=10)
+    await simulator.start()
+    cluster = Cluster()
+    coordinator = make(tmp_path, simulator, cluster, scheduler={"jobs": {"instruments": 3600}})
+    await until(lambda: alive(coordinator, "binance_spot#0"))
+    simulator.leave("binance_spot", "BTC-USDT")
+    cluster.unlisted["marketprism-collector-binance_spot#0"] = ["BTC-USDT"]
+    await until(lambda: "binance_spot#0" not in coordinator._shards)
+    assert "goes on without BTC-USDT: not listed any more" in "; ".join(coordinator.story)
+    coordinator._loop.cancel()
+    await simulator.stop()
+
+
+async def test_apply_restarts_collectors_for_what_is_built_into_them_and_refuses_the_rest_by_name(
+    tmp_path: Path,
+) -> None:
+    simulator = Simulator(("binance_spot", "okx_spot"), rate=10)
+    await simulator.start()
+    cluster = Cluster()
+    coordinator = make(tmp_path, simulator, cluster, run="a")
+    await until(lambda: alive(coordinator, "binance_spot#0") and alive(coordinator, "okx_spot#0"))
+    before = list(cluster.started)
+    running = coordinator._config
+    networking = running.networking.model_copy(update={"silence_s": 5.0})
+    assert "networking.silence_s (every collector restarts)" in await coordinator.apply(
+        running.model_copy(update={"networking": networking})
+    )
+    await until(lambda: len(cluster.started) == len(before) + 2)
+    fixed = running.cluster.model_copy(update={"num_cpus": 7, "step_s": 0.06})
+    with pytest.raises(MarketPrismError, match=r"^cluster.num_cpus cannot change"):
+        await coordinator.apply(running.model_copy(update={"cluster": fixed}))
+    assert coordinator._config.cluster.step_s == 0.05
+    coordinator._loop.cancel()
+    again = make(tmp_path, simulator, cluster, run="a")
+    assert again._config.networking.silence_s == 5.0, "what was applied outlives the coordinator"
+    again._loop.cancel()
+    await simulator.stop()
+
+
+async def test_a_coordinator_whose_state_is_damaged_goes_on_with_the_copy_before_and_with_higher_epochs(
+    tmp_path: Path,
+) -> None:
+    simulator = Simulator(("binance_spot",), rate=10)
+    await simulator.start()
+    cluster = Cluster()
+    coordinator = make(tmp_path, simulator, cluster)
+    await until(lambda: alive(coordinator, "binance_spot#0"))
+    coordinator._loop.cancel()
+    state = tmp_path / "state" / "coordinator.json"
+    state.write_text("")
+    again = make(tmp_path, simulator, cluster)
+    assert "coordinator.json cannot be read (0 characters)" in again._errors["state"]
+    await until(lambda: alive(again, "binance_spot#0"))
+    again._loop.cancel()
+    for path in (state, state.with_suffix(".bak")):
+        path.write_text("{")
+    cluster.alive.clear()
+    last = make(tmp_path, simulator, cluster)
+    await until(lambda: alive(last, "binance_spot#0"))
+    assert last._actors["binance_spot#0"].epoch > 1_000_000
+    last._loop.cancel()
     await simulator.stop()

@@ -58,7 +58,17 @@ def test_what_is_collected_stays_among_the_top_until_it_is_well_below() -> None:
     assert top({"ETHUSDT": 9, "BTCUSDT": 8}, "BTC-USDT") == {"BTC-USDT"}
     assert top({"ETHUSDT": 9, "SOLUSDT": 8, "BTCUSDT": 7}, "BTC-USDT") == {"BTC-USDT"}
     assert top({"ETHUSDT": 9, "SOLUSDT": 8, "XRPUSDT": 7, "BTCUSDT": 6}, "BTC-USDT") == {"ETH-USDT"}
-    assert top({"ETHUSDT": 9, "BTCUSDT": 8}, "OLD-USDT") == {"ETH-USDT"}
+    assert top({"ETHUSDT": 9, "OLDUSDT": 8}, "OLD-USDT") == {"OLD-USDT"}, "a halt is no reason to leave"
+    assert top({"ETHUSDT": 9, "BTCUSDT": 8, "SOLUSDT": 7, "OLDUSDT": 1}, "OLD-USDT") == {"ETH-USDT"}
+
+
+def test_what_is_collected_and_halted_stays_until_it_expires_or_leaves() -> None:
+    found, problems = table().resolve(["OLD-*"], NOW, keep=["OLD-USDT"])
+    assert [i.symbol_name for i in found] == ["OLD-USDT"]
+    assert not problems
+    assert table().halted(["OLD-USDT", "BTC-USDT", "GONE-USDT", "BTC-USDT-270101"], NOW) == {"OLD-USDT": "BREAK"}
+    found, _ = table().resolve(["BTC-USDT-*"], NOW, keep=["BTC-USDT-270101"])
+    assert [i.symbol_name for i in found] == ["BTC-USDT-270401"]
 
 
 @pytest.mark.parametrize("pattern", ["top:", "top:x", "top:0", "top:-1", "top:1.5:*"])
