@@ -4,6 +4,7 @@
 
     MarketPrismError
     +-- ConfigError        stop: the user must change something
+    |   +-- SchemaRefused  a table of the store cannot hold our rows
     +-- VenueError         the venue broke the contract: count it, resync the stream, go on
     |   +-- FrameError     one frame could not be understood
     |   +-- BookError      a book cannot be continued
@@ -28,6 +29,10 @@ class MarketPrismError(Exception):
 
 class ConfigError(MarketPrismError):
     """Configuration or arguments are wrong. Stop and tell the user."""
+
+
+class SchemaRefused(ConfigError):
+    """A table of the store differs from its schema in a way that cannot be changed in place. Nothing is written."""
 
 
 class VenueError(MarketPrismError):

@@ -23,6 +23,9 @@ DECIMAL_BYTES = 16
 TIME = pa.timestamp("ns", tz="UTC")
 LEVELS = pa.list_(pa.struct([pa.field("price", DECIMAL, False), pa.field("quantity", DECIMAL, False)]))
 
+DEDUP_WINDOW = 1000
+"""Recent inserts whose deduplication tokens a table remembers."""
+
 _LOW_CARDINALITY = {
     *("exchange_name", "market_type", "symbol_name", "source", "side", "quantity_unit", "interval", "period"),
     *("order_status", "index_name", "resolution", "underlying_index", "data_type", "channel", "reason", "status"),
@@ -138,13 +141,12 @@ def order_by(data_type: str) -> list[str]:
     return found
 
 
-def create_table(data_type: str, *, database: str, ttl_days: int | None, dedup_window: int = 1000) -> str:
+def create_table(data_type: str, *, database: str, ttl_days: int | None) -> str:
     """Give the ``CREATE TABLE IF NOT EXISTS`` of a data type.
 
     Parameters
     ----------
     ttl_days : rows older than this, by event time, are dropped; None keeps them for ever
-    dedup_window : number of recent inserts whose deduplication tokens are remembered
     """
     fields = fields_of(data_type)
     columns = ",\n  ".join(f"`{f.name}` {f.clickhouse} COMMENT {quote(f.description)}" for f in fields)
@@ -154,7 +156,7 @@ def create_table(data_type: str, *, database: str, ttl_days: int | None, dedup_w
         f"ENGINE = ReplacingMergeTree({RECORDS[data_type].version})\n"
         f"PARTITION BY toDate({RECORDS[data_type].partition})\n"
         f"ORDER BY ({', '.join(order_by(data_type))}){f'{chr(10)}TTL {ttl}' if ttl else ''}\n"
-        f"SETTINGS non_replicated_deduplication_window = {int(dedup_window)}"
+        f"SETTINGS non_replicated_deduplication_window = {DEDUP_WINDOW}"
     )
 
 

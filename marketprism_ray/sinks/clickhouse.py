@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,14 +15,16 @@ from typing import Any
 
 import clickhouse_connect
 import pyarrow as pa
+import structlog
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
 
 from marketprism_ray.encoding import data_type_of
-from marketprism_ray.errors import BadBatch, SinkUnavailable, shorten
+from marketprism_ray.errors import BadBatch, SchemaRefused, SinkUnavailable, shorten
 from marketprism_ray.records import RECORDS, SEQUENCE_COLUMNS
-from marketprism_ray.schemas import create_table
 from marketprism_ray.sinks import StreamId
+from marketprism_ray.sinks.tables import Column, Table, plan, refusal
 
+log = structlog.get_logger("clickhouse")
 # It prints what it also raises.
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 
@@ -28,6 +32,8 @@ REFUSED = {6, 16, 20, 26, 27, 38, 41, 53, 69, 70, 72, 117, 130, 131, 349, 407}
 """Codes that say the data is wrong: cannot parse, no such column, type mismatch, value out of range, ..."""
 GONE = {60, 81}
 """Somebody dropped a table or the database: they are made again, and the write is tried again."""
+LOOK_AGAIN_S = 5.0
+"""Tables are compared with the schemas before data is called bad, at most this often."""
 RECENT_MINUTES = 10
 RECENT_DAYS = 2
 SYMBOLS_PER_QUERY = 50
@@ -79,9 +85,18 @@ class ClickHouseSink:
     def __init__(self, settings: ClickHouseSettings) -> None:
         self.settings = settings
         self._client: Any = None
+        self._looked: float | None = None
 
     async def open(self) -> None:
-        """Connect, create database and tables."""
+        """Connect, create database and tables, and change those that an earlier version made.
+
+        Raises
+        ------
+        SinkUnavailable
+            If the server is away.
+        SchemaRefused
+            If a table cannot hold our rows.
+        """
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
@@ -89,14 +104,24 @@ class ClickHouseSink:
         self._client = connect(self.settings)
 
     def _prepare(self) -> None:
-        """Create what is not there."""
+        """Create what is not there, change what can be changed, refuse what does not fit."""
         settings = self.settings
         admin = connect(settings, database="default")
         try:
             admin.command(f"CREATE DATABASE IF NOT EXISTS `{settings.database}`")
+            found = _tables(admin, settings.database)
+            refused = {}
             for data_type in RECORDS:
                 ttl = settings.ttl_days_of.get(data_type, settings.ttl_days)
-                admin.command(create_table(data_type, database=settings.database, ttl_days=ttl))
+                made = plan(data_type, found.get(data_type), database=settings.database, ttl_days=ttl)
+                for statement in made.statements:
+                    admin.command(statement)
+                    if data_type in found:
+                        log.info("table_changed", statement=statement)
+                if made.refusals:
+                    refused[data_type] = made.refusals
+            if refused:
+                raise SchemaRefused(refusal(settings.database, refused))
         except (ClickHouseError, OSError) as error:
             raise SinkUnavailable(f"ClickHouse: preparing tables: {shorten(str(error), 300)}") from error
         finally:
@@ -109,24 +134,55 @@ class ClickHouseSink:
     def _write(self, batches: Sequence[pa.RecordBatch], token: str) -> int:
         if self._client is None:
             raise SinkUnavailable("ClickHouse: not connected")
-        table = pa.Table.from_batches(batches).replace_schema_metadata(None)
+        data_type = data_type_of(batches[0])
+        table = pa.Table.from_batches(batches).replace_schema_metadata(None).combine_chunks()
+        try:
+            self._insert(data_type, table, token)
+        except BadBatch:
+            if not self._looked_at_tables():
+                raise
+            # The table was not as it should be, or somebody else has just put it right.
+            self._insert(data_type, table, token)
+        return int(table.num_rows)
+
+    def _insert(self, data_type: str, table: pa.Table, token: str) -> None:
         try:
             self._client.insert_arrow(
-                data_type_of(batches[0]),
-                table.combine_chunks(),
+                data_type,
+                table,
                 settings={"insert_deduplication_token": token, "max_partitions_per_insert_block": 0},
             )
         except DatabaseError as error:
             code = getattr(error, "code", None) or _code(str(error))
-            text = f"ClickHouse: {data_type_of(batches[0])}, {table.num_rows} rows: {shorten(str(error), 400)}"
+            text = f"ClickHouse: {data_type}, {table.num_rows} rows: {shorten(str(error), 400)}"
             if code in REFUSED:
                 raise BadBatch(text) from error
             if code in GONE:
-                self._prepare()
+                self._prepare_again()
             raise SinkUnavailable(text) from error
         except (OperationalError, ClickHouseError, OSError) as error:
             raise SinkUnavailable(f"ClickHouse: {shorten(str(error), 300)}") from error
-        return int(table.num_rows)
+
+    def _looked_at_tables(self) -> bool:
+        """Compare the tables with the schemas again before data is called bad; False if that was just done.
+
+        Raises
+        ------
+        SinkUnavailable
+            If a table does not fit any more: its rows wait until somebody has put it right.
+        """
+        now = time.monotonic()
+        if self._looked is not None and now - self._looked < LOOK_AGAIN_S:
+            return False
+        self._prepare_again()
+        self._looked = now
+        return True
+
+    def _prepare_again(self) -> None:
+        try:
+            self._prepare()
+        except SchemaRefused as error:
+            raise SinkUnavailable(str(error)) from error
 
     async def last(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[int, int]]:
         """Ask the tables: the last minutes at once, then for what is not found there the last days, then everything."""
@@ -177,6 +233,20 @@ class ClickHouseSink:
         """Disconnect."""
         if self._client is not None:
             await asyncio.to_thread(self._client.close)
+
+
+def _tables(client: Any, database: str) -> dict[str, Table]:
+    """Read how the tables of a database are."""
+    columns: dict[str, dict[str, Column]] = defaultdict(dict)
+    of = {"database": database}
+    for table, name, kind, comment in client.query(
+        "SELECT table, name, type, comment FROM system.columns WHERE database = %(database)s", parameters=of
+    ).result_rows:
+        columns[table][name] = Column(kind, comment)
+    rows = client.query(
+        "SELECT name, engine, engine_full, sorting_key FROM system.tables WHERE database = %(database)s", parameters=of
+    ).result_rows
+    return {name: Table(engine, full, sorting_key, columns[name]) for name, engine, full, sorting_key in rows}
 
 
 def _code(text: str) -> int | None:
