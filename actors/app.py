@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -18,9 +19,10 @@ from actors.coordinator import Coordinator
 from actors.metrics import RayMetrics
 from actors.options import NAMESPACE, actor_name
 from marketprism_ray.config import Config
-from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.errors import MarketPrismError, SinkUnavailable
 from marketprism_ray.running import outcome_file, read_run, run_file
 from marketprism_ray.servers import EmbeddedServers
+from marketprism_ray.sinks.clickhouse import ClickHouseSink
 from marketprism_ray.sinks.settings import clickhouse_settings, nats_settings, published
 
 # Node death is seen after 4 s instead of 16 to 67 s; a caller hears of an actor's death at once.
@@ -67,7 +69,7 @@ class System:
         Raises
         ------
         MarketPrismError
-            If a server does not start or the data directory cannot be used.
+            If a server does not start, the data directory cannot be used, or a table of the store does not fit.
         """
         config = self.config
         nats, clickhouse = config.nats, config.clickhouse
@@ -80,6 +82,9 @@ class System:
             self.servers.start()
         try:
             self.settings = sink_settings(config, self.servers)
+            # A store that cannot hold our rows is refused before anything is collected; one that is away is waited for.
+            with contextlib.suppress(SinkUnavailable):
+                ClickHouseSink(self.settings["clickhouse"]).prepare()
             self._start_ray()
             self._coordinator = self._cluster.start(
                 "coordinator",

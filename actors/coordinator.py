@@ -11,13 +11,14 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from actors.cluster import ActorGone, Cluster
 from actors.collector import Collector
+from actors.dead_letters import Ask, note_dead_letters, redeliver
 from actors.options import actor_name
 from actors.sinks import Delivery, SinkActor
 from marketprism_ray import __version__
@@ -350,6 +351,10 @@ class Coordinator:
                 actor.shard = Shard(shard.name, shard.venue, tuple((d, s) for d, s in status["owned"]))
         else:
             actor.state = "alive" if status["open"] else "starting"
+            if status.get("dead_letters_unnoted"):
+                self._background(
+                    f"dead letters of {actor.kind}", note_dead_letters(self._asking(actor), self._tell_gaps)
+                )
             for name, marks in status["watermarks"].items():
                 self._watermarks.setdefault(name, {}).setdefault(actor.kind, {}).update(marks)
 
@@ -503,6 +508,18 @@ class Coordinator:
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
         await asyncio.wait(told, timeout=TELL_S)
+
+    def _asking(self, sink: Actor) -> Ask:
+        return lambda method, *arguments: self._cluster.call(sink.handle, method, *arguments)
+
+    async def _tell_gaps(self, name: str, gaps: Sequence[Gap]) -> None:
+        """Write gap rows through all sinks; returns when they are durable."""
+        delivery: list[Delivery] = [(f"coordinator/{self._id}/{name}", "gap", batch_from_records(gaps), {})]
+        await asyncio.gather(*(self._tell(sink, delivery) for sink in self._sinks.values()))
+
+    async def redeliver(self) -> str:
+        """Try the rows again that servers have refused; says what became of them."""
+        return await redeliver([self._asking(sink) for sink in self._sinks.values() if sink.handle], self._tell_gaps)
 
     async def _tell(self, sink: Actor, delivery: list[Delivery]) -> None:
         """Give rows of ours to a sink, and to its successor if it dies before they are durable."""

@@ -19,8 +19,10 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
-from marketprism_ray.errors import BadBatch, SinkUnavailable
+from marketprism_ray.dead_letters import DeadLetters, gap_of
+from marketprism_ray.errors import BadBatch, SchemaRefused, SinkUnavailable
 from marketprism_ray.logs import configure
+from marketprism_ray.records import Gap
 from marketprism_ray.session import Watermark
 from marketprism_ray.sinks import Sink, StreamId
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
@@ -82,7 +84,7 @@ class SinkActor:
         configure(log_level)
         self.kind = kind
         self._sink = make_sink(settings)
-        self._dead_letters = dead_letters
+        self._dead_letters = DeadLetters(dead_letters, kind)
         self._log = structlog.get_logger("sink").bind(sink=kind)
         self._linger_s = linger_s
         self._linger_rows = linger_rows
@@ -109,7 +111,7 @@ class SinkActor:
                 try:
                     await self._sink.open()
                     self._is_open = True
-                except SinkUnavailable as error:
+                except (SinkUnavailable, SchemaRefused) as error:
                     await self._wait(error, attempt)
                     attempt += 1
         return True
@@ -215,15 +217,36 @@ class SinkActor:
             for name, part in (("a", table.slice(0, rows // 2)), ("b", table.slice(rows // 2))):
                 await self._write(part.combine_chunks().to_batches(), f"{token}/{name}")
             return
-        self._dead_letters.mkdir(parents=True, exist_ok=True)
-        path = self._dead_letters / f"{self.kind}-{time.time_ns()}.arrow"
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batches[0].schema) as writer:
-            writer.write_batch(batches[0])
+        path = self._dead_letters.keep(batches[0], str(error))
         self.counts["dead_letters"] += 1
         self.last_error = str(error)
         self._log.error("row_refused", error=str(error), kept_in=str(path))
 
-    async def _wait(self, error: SinkUnavailable, attempt: int) -> None:
+    async def dead_letters_to_note(self) -> tuple[list[str], list[Gap]]:
+        """Give the dead letters that no gap row names yet, and those rows."""
+        return self._dead_letters.to_note()
+
+    async def dead_letters_noted(self, names: list[str]) -> None:
+        """Hear that the gap rows of these dead letters are durable."""
+        self._dead_letters.noted(names)
+
+    async def redeliver(self) -> tuple[list[str], list[Gap], list[Gap]]:
+        """Try all dead letters again; gives the names of those taken, their gap rows, and those of the refused."""
+        await self.ready()
+        taken, done, left = [], [], []
+        for name, row in self._dead_letters.rows():
+            try:
+                await self._sink.write([row], f"dead/{name}")
+            except BadBatch as error:
+                self.last_error = str(error)
+                left.append(gap_of(row))
+            else:
+                self._dead_letters.delivered(name)
+                taken.append(name)
+                done.append(gap_of(row, repaired=True))
+        return taken, done, left
+
+    async def _wait(self, error: SinkUnavailable | SchemaRefused, attempt: int) -> None:
         if str(error) != self.last_error:
             self._log.warning("sink_unavailable", error=str(error))
         self.last_error = str(error)
@@ -289,6 +312,7 @@ class SinkActor:
             "open": self._is_open,
             "pending": self._pending,
             "last_error": self.last_error,
+            "dead_letters_unnoted": self._dead_letters.unnoted,
             **self.counts,
             "watermarks": {name: dict(marks) for name, marks in self._watermarks.items()},
         }

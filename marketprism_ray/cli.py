@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("cluster:up", "Start collecting."),
     "apply": ("cluster:apply", "Change what runs to a new configuration."),
     "status": ("cluster:status", "Show what runs and how it is."),
+    "redeliver": ("cluster:redeliver", "Try rows again that a server refused."),
     "down": ("cluster:down", "Drain and stop."),
     "validate": ("settings:validate", "Check a configuration file, with --connect also its endpoints."),
     "tail": ("reading:tail", "Print live records from NATS."),

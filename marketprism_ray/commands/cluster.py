@@ -179,6 +179,22 @@ def _age(received: int | None) -> str:
 
 @click.command()
 @DATA_DIR
+def redeliver(data_dir: Path) -> None:
+    """Try rows again that a server refused for good (dead letters), after their reason is gone.
+
+    Each of them is an open gap row with reason dead_letter; it is closed when the row is delivered.
+
+    \b
+    Example:
+      marketprism redeliver
+    """
+    from actors.app import attach
+
+    click.echo(attach(data_dir).call("redeliver", timeout_s=600))
+
+
+@click.command()
+@DATA_DIR
 @click.option("--wait", default=150.0, show_default=True, help="Seconds to wait until it has stopped.")
 def down(data_dir: Path, wait: float) -> None:
     """Drain and stop the system that `marketprism up` started.

@@ -100,11 +100,19 @@ class ClickHouseSink:
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
-        self._prepare()
+        self.prepare()
         self._client = connect(self.settings)
 
-    def _prepare(self) -> None:
-        """Create what is not there, change what can be changed, refuse what does not fit."""
+    def prepare(self) -> None:
+        """Create what is not there, change what can be changed, refuse what does not fit.
+
+        Raises
+        ------
+        SinkUnavailable
+            If the server is away.
+        SchemaRefused
+            If a table cannot hold our rows.
+        """
         settings = self.settings
         admin = connect(settings, database="default")
         try:
@@ -180,7 +188,7 @@ class ClickHouseSink:
 
     def _prepare_again(self) -> None:
         try:
-            self._prepare()
+            self.prepare()
         except SchemaRefused as error:
             raise SinkUnavailable(str(error)) from error
 
