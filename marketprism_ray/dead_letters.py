@@ -1,8 +1,8 @@
 """Rows that a server refuses for good: kept in files, named in gap rows, delivered again by command.
 
 A row stands alone in a file, written whole before it is given up. As long as a file is there, the gap row that names it
-is open. Files whose gap row is not durable yet end in ``.arrow``, the others in ``.noted.arrow``: who dies in between is
-not missed.
+is open. Files whose gap row is not durable yet end in ``.arrow``, the others in ``.noted.arrow``: nobody who dies in
+between is missed.
 """
 
 from __future__ import annotations
