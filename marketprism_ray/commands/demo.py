@@ -19,7 +19,7 @@ from marketprism_ray.proof.disk import CannotTry
 from marketprism_ray.proof.probes import Latency
 from marketprism_ray.proof.run import Order, run
 from marketprism_ray.proof.scenarios import SCENARIOS, reference
-from marketprism_ray.verdict import Verdict
+from marketprism_ray.proof.verdict import Verdict
 
 NOT_TRIED = 4
 """Exit status of a scenario that this machine does not allow."""
@@ -103,7 +103,7 @@ def _finish(verdict: Verdict, as_json: bool) -> None:
         click.echo(f"Newest trade in the store, its age: p50 {age['p50']} ms, p99 {age['p99']} ms.", err=as_json)
     if as_json:
         click.echo(json.dumps(verdict.as_json()))
-    sys.exit(0 if verdict.is_clean else 1)
+    sys.exit(verdict.exit_code)
 
 
 class _Moment(click.ParamType[tuple[float, str]]):

@@ -27,7 +27,7 @@ from marketprism_ray.simulator.process import SimulatorProcess
 from marketprism_ray.simulator.server import VENUES as SIMULATED
 from marketprism_ray.sinks.clickhouse import ClickHouseSink
 from marketprism_ray.venues import VENUES
-from marketprism_ray.verdict import Verdict, judge, wait_for_quiet
+from marketprism_ray.proof.verdict import Verdict, judge, wait_for_quiet
 
 EXTERNAL_NATS = Nats(mode="external")
 """While tables are made: no server of ours."""

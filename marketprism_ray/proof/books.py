@@ -1,0 +1,156 @@
+"""Books and their changes: chains from snapshot to snapshot, and every published book against the venue's own. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+from marketprism_ray.proof.compare import Sink
+from marketprism_ray.proof.findings import Findings
+from marketprism_ray.proof.truth import Place, Said
+
+Levels = tuple[tuple[Decimal, Decimal], ...]
+NO_PREVIOUS = -1
+
+
+class _Side:
+    """One side of a book; ``order`` has the prices, best first by sign."""
+
+    def __init__(self, sign: int, levels: Levels) -> None:
+        self._sign = sign
+        self._sizes = dict(levels)
+        self._order = sorted(sign * price for price in self._sizes)
+
+    def apply(self, levels: Levels) -> None:
+        for price, size in levels:
+            if size and price not in self._sizes:
+                insort(self._order, self._sign * price)
+                self._sizes[price] = size
+            elif size:
+                self._sizes[price] = size
+            elif self._sizes.pop(price, None) is not None:
+                del self._order[bisect_left(self._order, self._sign * price)]
+
+    def top(self, depth: int) -> Levels:
+        return tuple((self._sign * key, self._sizes[self._sign * key]) for key in self._order[:depth])
+
+
+class _Book:
+    def __init__(self, snapshot: dict[str, Any]) -> None:
+        self.last: int = snapshot["last_update_id"]
+        self.bids = _Side(-1, snapshot["bids"])
+        self.asks = _Side(1, snapshot["asks"])
+
+    def apply(self, delta: dict[str, Any]) -> None:
+        self.bids.apply(delta["bids"])
+        self.asks.apply(delta["asks"])
+        self.last = delta["last_update_id"]
+
+    def top(self, depth: int) -> tuple[Levels, Levels]:
+        return self.bids.top(depth), self.asks.top(depth)
+
+
+def continues(last: int, delta: dict[str, Any]) -> bool:
+    """Tell whether a change is the next one of a book: by what it continues, or by its first id."""
+    previous = delta["previous_update_id"]
+    if previous == last or delta["first_update_id"] <= last + 1 <= delta["last_update_id"]:
+        return True
+    return previous is not None and previous <= last < delta["last_update_id"]
+
+
+def states(said: Sequence[Said]) -> Iterator[_Book]:
+    """Give the venue's own book after each of its changes, and each snapshot: the same object, or a new one.
+
+    Nothing is lost in what a venue says, heard or not: one usable snapshot is enough. Snapshots of REST may lag
+    behind the changes or run ahead of them; those that are pushed stand where they are.
+    """
+    deltas = [one for one in said if one.expected.kind == "delta"]
+    book: _Book | None = None
+    at = 0
+    for one in said:
+        if one.expected.kind != "snapshot":
+            continue
+        yield _Book(one.row)
+        if book is not None:
+            continue
+        begin = 0
+        if one.is_greeting:
+            begin = next((i for i, delta in enumerate(deltas) if delta.order > one.order), len(deltas))
+        last = one.row["last_update_id"]
+        while begin < len(deltas) and not one.is_greeting and deltas[begin].row["last_update_id"] <= last:
+            begin += 1
+        if begin == len(deltas) or continues(last, deltas[begin].row):
+            book, at = _Book(one.row), begin
+    if book is not None:
+        for delta in deltas[at:]:
+            book.apply(delta.row)
+            yield book
+
+
+def judge_published(said: Sequence[Said], rows: Sequence[dict[str, Any]], sink: Sink, findings: Findings) -> int:
+    """Compare published books of one place with the venue's own of the same update id; gives how many are equal."""
+    wanted: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        wanted[row["last_update_id"]].append(row)
+    right: set[int] = set()
+    times: dict[int, set[int]] = defaultdict(set)
+    for one in said:
+        stamp = one.row["timestamp"]
+        times[one.row["last_update_id"]].add(stamp if isinstance(stamp, int) else -1)
+    for book in states(said):
+        for row in wanted.get(book.last, ()):
+            if id(row) not in right and book.top(row["depth"]) == (row["bids"], row["asks"]):
+                right.add(id(row))
+    count = findings.types["orderbook"]
+    for row in rows:
+        place = f"{row['exchange_name']} {row['symbol_name']}"
+        stamps = times.get(row["last_update_id"], set())
+        if not stamps:
+            count.invented += 1
+            findings.problem(f"orderbook in the {sink} of no known update", f"{place} {row['last_update_id']}")
+        elif id(row) not in right or not (row["timestamp"] in stamps or -1 in stamps):
+            count.altered += 1
+            what = "its time" if id(row) in right else "its levels"
+            findings.problem(f"orderbook in the {sink} is not the venue's", f"{place} {row['last_update_id']}: {what}")
+            right.discard(id(row))
+    return len(right)
+
+
+def judge_chain(said: Sequence[Said], rows: Sequence[dict[str, Any]], sink: Sink, findings: Findings) -> None:
+    """Check what each stored change of one place says it continues: a stored row before it, in the venue's order."""
+    ends = {row["last_update_id"] for row in rows}
+    snapshots = {row["last_update_id"] for row in rows if row["is_snapshot"]}
+    own = {(one.row["first_update_id"], one.row["last_update_id"]): one.row for one in said}
+    count = findings.types["orderbook_delta"]
+    for row in rows:
+        if row["is_snapshot"]:
+            is_right = row["previous_update_id"] == NO_PREVIOUS
+        else:
+            last = row["previous_update_id"]
+            venue = own.get((row["first_update_id"], row["last_update_id"]))
+            said_previous = None if venue is None else venue["previous_update_id"]
+            is_right = last in ends and (
+                last == said_previous or (continues(last, row | {"previous_update_id": said_previous}))
+            )
+            if said_previous is not None and last != said_previous and last not in snapshots:
+                is_right = False
+        if not is_right:
+            count.altered += 1
+            place = f"{row['exchange_name']} {row['symbol_name']}"
+            findings.problem(
+                f"orderbook_delta in the {sink} continues nothing",
+                f"{place} {row['first_update_id']}..{row['last_update_id']} after {row['previous_update_id']}",
+            )
+
+
+def begin_of(rows: Sequence[dict[str, Any]]) -> dict[Place, dict[str, Any]]:
+    """Give the first snapshot of each place by receipt: what changes before it say, it says as well."""
+    found: dict[Place, dict[str, Any]] = {}
+    for row in rows:
+        place = (row["exchange_name"], row["symbol_name"])
+        if row["is_snapshot"] and (place not in found or row["receive_timestamp"] < found[place]["receive_timestamp"]):
+            found[place] = row
+    return found
