@@ -7,7 +7,7 @@ A row that shares its identity with something said and differs is altered; one t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +32,8 @@ IDENTITY = {
     "ticker": ("timestamp", "content", "sequence"),
 }
 """By what an altered row is still known; elsewhere its time."""
+MAY_BE = ("history", "snapshot")
+"""Kinds of what was asked for when it was needed: right if it is there."""
 SLACK_NS = 5_000_000_000
 """What a venue's clock may be ahead of ours."""
 
@@ -92,15 +94,25 @@ class Comparison:
     ----------
     must_until : what was said later may be missing: it was still under way (ns)
     covered : tells whether a gap row accounts for something missing
+    optional : ``id`` of what need not be there
     """
 
-    def __init__(self, data_type: str, sink: Sink, findings: Findings, must_until: int, covered: Covered) -> None:
+    def __init__(
+        self,
+        data_type: str,
+        sink: Sink,
+        findings: Findings,
+        must_until: int,
+        covered: Covered,
+        optional: Collection[int] = (),
+    ) -> None:
         self.data_type = data_type
         self.sink = sink
         self.findings = findings
         self.count = findings.types[data_type]
         self._until = must_until
         self._covered = covered
+        self._optional = optional
         self._identity = IDENTITY.get(data_type, ("timestamp",))
         self.found: set[int] = set()
         """``id`` of what was said and found as a row."""
@@ -180,7 +192,9 @@ class Comparison:
         """Give what had to be there and is not: events each, states the last of their identity."""
         contents = [one for _, spoken in known.values() for one in spoken.values()]
         musts = [
-            one for one in contents if one.time <= self._until and one.expected.kind not in ("history", "snapshot")
+            one
+            for one in contents
+            if one.time <= self._until and one.expected.kind not in MAY_BE and id(one) not in self._optional
         ]
         if self.data_type == "trade":
             there = {row["trade_id"] for row in rows}

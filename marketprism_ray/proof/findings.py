@@ -37,6 +37,8 @@ class Findings:
     types: dict[str, Count] = field(default_factory=lambda: defaultdict(Count))
     untrue_gaps: int = 0
     problems: list[str] = field(default_factory=list)
+    stopped: list[dict[str, Any]] = field(default_factory=list)
+    """Gap rows that were written because the market was stopped for the verdict."""
     _shown: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def problem(self, kind: str, text: str) -> None:

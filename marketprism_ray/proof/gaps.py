@@ -34,6 +34,8 @@ class Gaps:
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.rows = [row for row in rows if row["data_type"] not in SYSTEM]
+        self.after: list[dict[str, Any]] = []
+        """Rows that were written because the market was stopped for the verdict."""
         self._of: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in self.rows:
             self._of[row["exchange_name"], row["data_type"]].append(row)
@@ -91,6 +93,9 @@ def judge_gaps(
     for gap in gaps.rows:
         claimed = [one for one in places[gap["exchange_name"], gap["data_type"]] if claims(gap, one)]
         absent = [one for one in claimed if id(one) not in found]
+        if gap["receive_timestamp"] > until and not absent:
+            gaps.after.append(gap)
+            continue
         problem = _untrue(gap, claimed, absent)
         if problem:
             findings.untrue_gaps += 1

@@ -55,10 +55,7 @@ def _plain_column(column: pa.Array) -> list[Any]:
         flat = column.flatten()
         pairs = list(zip(flat.field(0).to_pylist(), flat.field(1).to_pylist(), strict=True))
         offsets = column.offsets.to_pylist()
-        return [
-            tuple(pairs[begin - offsets[0] : end - offsets[0]])
-            for begin, end in pairwise(offsets)
-        ]
+        return [tuple(pairs[begin - offsets[0] : end - offsets[0]]) for begin, end in pairwise(offsets)]
     values = column.to_pylist()
     return values
 

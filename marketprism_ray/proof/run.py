@@ -20,6 +20,7 @@ from marketprism_ray.proof.injector import Injector, change_table
 from marketprism_ray.proof.probes import Freshness, Latency
 from marketprism_ray.proof.recovery import Injected, Recovery
 from marketprism_ray.proof.scenarios import SCENARIOS, make_plan
+from marketprism_ray.proof.verdict import Verdict, judge, wait_for_quiet
 from marketprism_ray.query import Store
 from marketprism_ray.servers import EmbeddedServers
 from marketprism_ray.simulator.market import LISTINGS
@@ -27,7 +28,6 @@ from marketprism_ray.simulator.process import SimulatorProcess
 from marketprism_ray.simulator.server import VENUES as SIMULATED
 from marketprism_ray.sinks.clickhouse import ClickHouseSink
 from marketprism_ray.venues import VENUES
-from marketprism_ray.proof.verdict import Verdict, judge, wait_for_quiet
 
 EXTERNAL_NATS = Nats(mode="external")
 """While tables are made: no server of ours."""

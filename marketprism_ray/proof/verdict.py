@@ -1,8 +1,8 @@
-"""Is the data whole? All that a reader finds in the store and on the stream, against all that the simulated venues said.
+"""Is the data whole? What a reader finds in the store and on the stream, against what the simulated venues said.
 
-Every field of every row of every type is compared with what the row must be (``derive/``), in both sinks; every book and
-every change of one; every gap row with what is missing. What was said and is nowhere must lie in a gap row, and a gap
-row must be about something that is missing.
+Every field of every row of every type is compared with what the row must be (``derive/``), in both sinks; every book
+and every change of one; every gap row with what is missing. What was said and is nowhere must lie in a gap row, and a
+gap row must be about something that is missing.
 """
 
 from __future__ import annotations
@@ -219,17 +219,19 @@ def judge_rows(
     findings = Findings()
     _describe(truth)
     gaps = Gaps(rows.get("gap", []))
+    findings.stopped = gaps.after
     found: set[int] = set()
     sinks: tuple[tuple[Sink, Rows], ...] = (("store", rows), ("stream", messages.rows))
-    said = dict(truth.said)
-    said["orderbook_delta"] = _from_first_snapshot(said.get("orderbook_delta", []), rows.get("orderbook_delta", []))
+    said = truth.said
+    contained = _contained(said.get("orderbook_delta", []), rows.get("orderbook_delta", []))
+    _judge_instruments(rows, findings)
     for data_type in sorted({*said, *rows, *messages.rows} - {"orderbook", "gap"}):
         spoken = said.get(data_type, [])
         count = findings.types[data_type]
         count.emitted = _number(spoken)
         count.stored, count.published = len(rows.get(data_type, [])), len(messages.rows.get(data_type, []))
         for sink, kept in sinks:
-            comparison = Comparison(data_type, sink, findings, until, gaps.covered)
+            comparison = Comparison(data_type, sink, findings, until, gaps.covered, contained)
             comparison.compare(spoken, kept.get(data_type, []))
             if sink == "store":
                 found |= comparison.found
@@ -249,6 +251,15 @@ def _describe(truth: Truth) -> None:
             truth.said["instrument"].append(Said(expected, 0, -1, 1))
 
 
+def _judge_instruments(rows: Rows, findings: Findings) -> None:
+    """Check that every instrument that rows are about is described."""
+    described = {(row["exchange_name"], row["symbol_name"]) for row in rows.get("instrument", [])}
+    traded = {(row["exchange_name"], row["symbol_name"]) for row in rows.get("trade", [])}
+    for place in sorted(traded - described):
+        findings.types["instrument"].missing += 1
+        findings.problem("instrument missing in the store", " ".join(place))
+
+
 def _number(said: Sequence[Said]) -> int:
     """Count the distinct rows that must be."""
     return len(
@@ -260,16 +271,16 @@ def _number(said: Sequence[Said]) -> int:
     )
 
 
-def _from_first_snapshot(said: Sequence[Said], rows: Sequence[dict[str, Any]]) -> list[Said]:
-    """Leave out the changes that the first stored snapshot of their book contains already."""
+def _contained(said: Sequence[Said], rows: Sequence[dict[str, Any]]) -> set[int]:
+    """Give ``id`` of the changes that the first stored snapshot of their book contains: they need not be there."""
     begin = begin_of(rows)
-    return [
-        one
+    return {
+        id(one)
         for one in said
-        if one.expected.kind != "delta"
-        or one.place not in begin
-        or one.row["last_update_id"] > begin[one.place]["last_update_id"]
-    ]
+        if one.expected.kind == "delta"
+        and one.place in begin
+        and one.row["last_update_id"] <= begin[one.place]["last_update_id"]
+    }
 
 
 def _judge_books(truth: Truth, sinks: Sequence[tuple[Sink, Rows]], findings: Findings) -> dict[Place, bool]:
@@ -346,10 +357,11 @@ def concluded(
     verdict.missing_accounted, verdict.lost_accounted = findings.total("waiting"), findings.total("lost")
     verdict.duplicated, verdict.stream_duplicated = findings.total("doubled"), findings.total("stream_doubled")
     verdict.wrong, verdict.invented = findings.total("altered"), findings.total("invented")
-    verdict.untrue_gaps, verdict.problems = findings.untrue_gaps, findings.problems
+    verdict.untrue_gaps = findings.untrue_gaps
+    verdict.problems += findings.problems
     verdict.books_checked, verdict.books_equal = len(books), sum(books.values())
     verdict.books_published = findings.types["orderbook"].published
-    gaps = [row for row in rows.get("gap", []) if row["data_type"] != "clock"]
+    gaps = [row for row in rows.get("gap", []) if row["data_type"] != "clock" and row not in findings.stopped]
     verdict.gaps_recorded, verdict.gaps_injected = len(gaps), truth.injected
     verdict.gaps_open = sum(row["status"] == "open" for row in gaps)
     verdict.gaps_repaired = sum(row["status"] == "repaired" for row in gaps)

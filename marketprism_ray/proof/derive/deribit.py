@@ -1,8 +1,8 @@
 """Deribit: what the rows of its frames and answers must be.
 
 ``direction`` is the taker's. ``amount``, sizes of levels and open interest count USD for inverse perpetuals and
-futures, base for everything else, options included; never contracts. Volatilities are percent points. A trade that liquidated
-says whose order was forced: the maker's (M), the taker's (T), or both.
+futures, base for everything else, options included; never contracts. Volatilities are percent points. A trade that
+liquidated says whose order was forced: the maker's (M), the taker's (T), or both.
 
 References
 ----------
