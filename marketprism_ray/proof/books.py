@@ -123,7 +123,8 @@ def judge_chain(said: Sequence[Said], rows: Sequence[dict[str, Any]], sink: Sink
     """Check what each stored change of one place says it continues: a stored row before it, in the venue's order."""
     ends = {row["last_update_id"] for row in rows}
     snapshots = {row["last_update_id"] for row in rows if row["is_snapshot"]}
-    own = {(one.row["first_update_id"], one.row["last_update_id"]): one.row for one in said}
+    changes = [one.row for one in said if one.expected.kind == "delta"]
+    own = {(change["first_update_id"], change["last_update_id"]): change for change in changes}
     count = findings.types["orderbook_delta"]
     for row in rows:
         if row["is_snapshot"]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-SHOWN = 5
+SHOWN = 3
 
 
 @dataclass

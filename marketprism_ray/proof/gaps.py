@@ -50,8 +50,12 @@ class Gaps:
         return next((status for status in ("open", "unrepairable") if status in found), "")
 
 
-def claims(gap: dict[str, Any], one: Said) -> bool:
-    """Tell whether a gap row says that this is, or was, missing."""
+def claims(gap: dict[str, Any], one: Said, *, strictly: bool = False) -> bool:
+    """Tell whether a gap row says that this is, or was, missing.
+
+    A span of time lies between two good rows, which may have the times of others that are missing: ``strictly`` leaves
+    out its ends.
+    """
     if gap["symbol_name"] not in (one.place[1], *EVERYTHING):
         return False
     if gap["channel"] and one.expected.channel and gap["channel"] != one.expected.channel:
@@ -61,13 +65,15 @@ def claims(gap: dict[str, Any], one: Said) -> bool:
     if column is not None and first is not None and (last is None or last >= first):
         sequence = one.row[column]
         return first <= sequence and (last is None or sequence <= last)
-    if column is not None and first is not None and gap["missing_count"] == 0:
+    if column is not None and first is not None and last is not None and last == first - 1:
         return False  # a hole that turned out to be none
     stamp, slack = one.row["timestamp"], 0
     if not isinstance(stamp, int):
         stamp, slack = one.time, WIDEST_NS
-    until = gap["closed_at"]
-    return gap["opened_at"] - slack <= stamp and (until is None or stamp <= until + slack)
+    begin, until = gap["opened_at"] - slack, gap["closed_at"]
+    if strictly:
+        return bool(gap["opened_at"] + slack < stamp and (until is None or stamp < until - slack))
+    return bool(begin <= stamp and (until is None or stamp <= until + slack))
 
 
 def judge_gaps(
@@ -96,7 +102,8 @@ def judge_gaps(
         if gap["receive_timestamp"] > until and not absent:
             gaps.after.append(gap)
             continue
-        problem = _untrue(gap, claimed, absent)
+        surely = [one for one in claimed if claims(gap, one, strictly=True)]
+        problem = _untrue(gap, surely, absent)
         if problem:
             findings.untrue_gaps += 1
             name = f"{gap['exchange_name']} {gap['symbol_name']}"

@@ -248,19 +248,7 @@ def answer(venue: str, path: str, query: dict[str, str], body: Any, known: dict[
         case "get_funding_rate_history" if contract is not None:
             return [Expected("funding_rate", contract, "poll", _charged(entry), "state") for entry in result]
         case "get_volatility_index_data":
-            name = f"{query['currency'].lower()}_usd"
-            steps = _STEPS[query["resolution"]]
-            return [
-                Expected(
-                    "volatility_index",
-                    _index(venue, name),
-                    "poll",
-                    _past_volatility(entry, name, steps),
-                    "state",
-                    steps,
-                )
-                for entry in result["data"]
-            ]
+            return _past_volatilities(venue, query, result["data"])
         case "get_order_book" if contract is not None:
             return [_rest_book(result, contract)]
         case "get_tradingview_chart_data" if contract is not None:
@@ -278,6 +266,23 @@ def _charged(entry: dict[str, Any]) -> Row:
         "funding_interval": 3600,
         "index_price": number(entry.get("index_price")),
     }
+
+
+def _past_volatilities(venue: str, query: dict[str, str], rows: list[list[Any]]) -> list[Expected]:
+    """Read candles; the newest is still open, and need not be kept before it is closed."""
+    name, resolution = f"{query['currency'].lower()}_usd", _STEPS[query["resolution"]]
+    newest = max((row[0] for row in rows), default=0)
+    return [
+        Expected(
+            "volatility_index",
+            _index(venue, name),
+            "poll",
+            _past_volatility(row, name, resolution),
+            "history" if row[0] == newest else "state",
+            resolution,
+        )
+        for row in rows
+    ]
 
 
 def _past_volatility(entry: list[Any], name: str, resolution: str) -> Row:
