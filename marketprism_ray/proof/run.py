@@ -162,6 +162,7 @@ def _prove(
         wait_for_quiet(simulator, store)
         status = system.status()
         verdict.frames = sum(c.get("frames", 0) for c in status["collectors"])
+        verdict.count_repeats(status)
         sizes = [c["resident_bytes"] for c in status["collectors"] if c.get("resident_bytes")]
         verdict.collector_mib = max(sizes) >> 20 if sizes else None
         verdict.latency_ms = latency.percentiles()

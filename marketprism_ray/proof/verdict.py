@@ -73,7 +73,9 @@ class Verdict:
     repair_s: dict[str, float | None] = field(default_factory=lambda: {"p50": None, "max": None})
     """From the first row that a hole lost to its `repaired`."""
     resent_batches: int = 0
+    """Calls that collectors made again because a sink had not answered."""
     dropped_repeats: int = 0
+    """Batches that sinks had already."""
     types: dict[str, dict[str, int]] = field(default_factory=dict)
     latency_ms: dict[str, float | None] = field(default_factory=lambda: {"p50": None, "p99": None})
     store_age_ms: dict[str, float | None] = field(default_factory=lambda: {"p50": None, "p99": None})
@@ -87,6 +89,12 @@ class Verdict:
     recovery_s: dict[str, float | None] = field(default_factory=lambda: {"p50": None, "max": None})
     """From the end of a fault until collectors and books were live and nothing waited for a sink."""
     problems: list[str] = field(default_factory=list)
+
+    def count_repeats(self, status: Mapping[str, Any]) -> None:
+        """Take from a system's status how often calls were repeated, and how many batches sinks knew already."""
+        lanes = [lane for collector in status["collectors"] for lane in collector.get("lanes", {}).values()]
+        self.resent_batches = sum(lane["retries"] for lane in lanes)
+        self.dropped_repeats = sum(sink.get("repeats", 0) for sink in status["sinks"])
 
     @property
     def exit_code(self) -> int:
