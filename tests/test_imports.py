@@ -29,7 +29,7 @@ def test_actors_is_our_package() -> None:
 
 
 def test_shared_code_names_no_venue() -> None:
-    apart = {"venues", "simulator"}
+    apart = {"venues", "simulator", "proof"}
     named = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in (ROOT / "marketprism_ray").rglob("*.py")
