@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import WSMsgType
+from binance_bench import COINM, PREFIX, USDM, bench
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marketprism_ray.simulator.binance.limits import PATIENCE, Guard, Quota
 from marketprism_ray.simulator.rules import Attempts, Conduct, Rules
 from marketprism_ray.simulator.server import Simulator
 
@@ -181,3 +184,93 @@ def test_rules_are_those_of_the_documentation() -> None:
     futures = replace(spot, messages=10, connects=None, ping_s=180, pong_s=600)
     found = {name: house.rules for name, house in houses.items()}  # type: ignore[attr-defined]
     assert found == {"binance_spot": spot, "binance_derivatives": futures, "binance_coinm": futures}
+
+
+# --- weight ---
+
+
+def test_who_goes_on_after_a_refusal_is_banned_and_longer_the_next_time() -> None:
+    guard = Guard(Quota(100, 60))
+    assert guard.ask(100, 0.0) == (200, 0.0)
+    assert guard.ask(1, 15.0) == (429, 45.0)
+    # The cheapest call is refused as well, however long ago the dear one was.
+    assert [guard.ask(0, 30.0)[0] for _ in range(PATIENCE)] == [429] * PATIENCE
+    assert guard.ask(1, 31.0) == (418, 120.0)
+    assert guard.ask(1, 61.0) == (418, 90.0)
+    assert [guard.ask(1, 62.0)[0] for _ in range(PATIENCE - 1)] == [418] * (PATIENCE - 1)
+    assert guard.ask(1, 63.0) == (418, 240.0)
+    assert guard.ask(1, 303.0) == (200, 0.0)
+
+
+def test_who_waits_as_told_is_served_again() -> None:
+    guard = Guard(Quota(100, 60))
+    guard.ask(100, 0.0)
+    status, wait_s = guard.ask(1, 10.0)
+    assert (status, guard.ask(100, 10.0 + wait_s)) == (429, (200, 0.0))
+
+
+async def test_a_refusal_has_the_venues_words_and_stands_for_every_call() -> None:
+    async with simulated("binance_derivatives") as (simulator, http):
+        house: Any = simulator._houses["binance_derivatives"]
+        house._pool.guard.quota.limit = 41
+
+        async def ask(path: str) -> tuple[int, dict[str, str], Any]:
+            async with http.get(f"/binance_derivatives/fapi/v1/{path}") as answer:
+                return answer.status, dict(answer.headers), await answer.json()
+
+        for used in (20, 40):
+            status, headers, _ = await ask("depth?symbol=BTCUSDT&limit=1000")
+            assert (status, headers["X-MBX-USED-WEIGHT"], headers["X-MBX-USED-WEIGHT-1M"]) == (
+                200,
+                str(used),
+                str(used),
+            )
+        status, headers, body = await ask("depth?symbol=BTCUSDT&limit=5")
+        assert (status, body["code"]) == (429, -1003)
+        assert body["msg"].startswith("Too much request weight used; current limit is 41 request weight per 1 MINUTE.")
+        assert 0 < int(headers["Retry-After"]) <= 60
+        statuses = [(await ask("ping"))[0] for _ in range(PATIENCE)]
+        assert statuses == [429] * PATIENCE
+        status, headers, body = await ask("ping")
+        assert (status, body["code"], int(headers["Retry-After"])) == (418, -1003, 120)
+        assert "IP banned until" in body["msg"]
+
+
+async def test_both_futures_markets_spend_one_weight() -> None:
+    async with bench("binance_spot", "binance_derivatives", "binance_coinm") as one:
+        used = []
+        for path in (
+            f"{PREFIX[USDM]}/depth?symbol=BTCUSDT&limit=50",
+            f"{PREFIX[USDM]}/depth?symbol=BTCUSDT&limit=100",
+            f"{PREFIX[COINM]}/depth?symbol=BTCUSD_PERP&limit=500",
+            f"{PREFIX[COINM]}/depth?symbol=BTCUSD_PERP&limit=1000",
+            f"{PREFIX[USDM]}/klines?symbol=BTCUSDT&interval=1m&limit=1500",
+            f"{PREFIX[COINM]}/premiumIndex",
+            f"{PREFIX[USDM]}/ticker/24hr",
+            "binance_spot/api/v3/ping",
+            "binance_derivatives/futures/data/openInterestHist?symbol=BTCUSDT&period=5m",
+            "binance_coinm/futures/data/openInterestHist?pair=BTCUSD&period=5m",
+        ):
+            used.append(int((await one.raw(path))[1]["X-MBX-USED-WEIGHT-1M"]))
+        assert used == [2, 7, 17, 37, 47, 57, 97, 1, 97, 98]
+        for _ in range((2400 - 98) // 20):
+            assert (await one.raw(f"{PREFIX[USDM]}/aggTrades?symbol=BTCUSDT"))[0] == 200
+        status, headers, body = await one.raw(f"{PREFIX[COINM]}/aggTrades?symbol=BTCUSD_PERP")
+        assert (status, body["code"]) == (429, -1003)
+        assert int(headers["Retry-After"]) > 0
+        assert (await one.raw("binance_spot/api/v3/ping"))[0] == 200
+        assert (await one.get("control/ledger"))["rate_limited"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        ("fapi/v1/fundingRate?symbol=BTCUSDT&limit=1", 500),
+        ("futures/data/topLongShortAccountRatio?symbol=BTCUSDT&period=5m&limit=1", 1000),
+    ],
+)
+async def test_some_endpoints_have_limits_of_their_own(path: str, limit: int) -> None:
+    async with bench("binance_derivatives") as one:
+        statuses = [(await one.raw(f"binance_derivatives/{path}"))[0] for _ in range(limit + 1)]
+        assert statuses == [200] * limit + [429]
+        assert (await one.raw("binance_derivatives/fapi/v1/ping"))[0] == 200
