@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -16,10 +17,11 @@ import pytest
 from aiohttp.test_utils import TestServer
 from aiohttp.web import Application
 
-from marketprism_ray.simulator.market import EXPIRY, Market, TradeEvent
+from marketprism_ray.simulator.market import EXPIRY, Market, TradeEvent, made_up_coin
 from marketprism_ray.simulator.okx.channels import CHANNELS
-from marketprism_ray.simulator.okx.house import Okx
+from marketprism_ray.simulator.okx.house import RULES, Okx
 from marketprism_ray.simulator.okx.intervals import FORMS, end_of, open_of
+from marketprism_ray.simulator.rules import Rules
 from marketprism_ray.simulator.server import Simulator
 from marketprism_ray.simulator.summaries import (
     DAY_MS,
@@ -29,9 +31,11 @@ from marketprism_ray.simulator.summaries import (
     greeks,
     last_day,
     long_share,
+    mark_price,
     next_funding_ms,
     open_interest,
 )
+from marketprism_ray.simulator.unrest import Command
 from marketprism_ray.simulator.wire import Wire
 
 SPOT, DERIVATIVES = "okx_spot", "okx_derivatives"
@@ -48,6 +52,7 @@ class Wires:
     market: Market
     http: aiohttp.ClientSession
     host: str
+    simulator: Simulator | None = None
 
     async def get(self, endpoint: str, **query: str) -> Any:
         return (await self.answer(endpoint, **query))[1]["data"]
@@ -89,7 +94,8 @@ async def simulated(venue: str) -> AsyncIterator[Wires]:
         try:
             house = simulator._houses[venue]
             assert isinstance(house, Okx)
-            yield Wires(house, simulator.market, http, f"127.0.0.1:{simulator.port}")
+            house.rules = Rules()
+            yield Wires(house, simulator.market, http, f"127.0.0.1:{simulator.port}", simulator)
         finally:
             await simulator.stop()
 
@@ -99,6 +105,7 @@ async def by_hand(venue: str) -> AsyncIterator[Wires]:
     """Run one venue in this loop; clock and market move only by hand."""
     market, wire = Market([venue], 1), Wire()
     house = Okx(venue, market, wire)
+    house.rules = Rules()  # the limit of connects has a test of its own
     app = Application()
     app.add_routes(house.routes())
     async with TestServer(app) as server, aiohttp.ClientSession() as http:
@@ -211,11 +218,11 @@ async def test_what_is_not_on_offer_is_refused_and_its_neighbours_are_not(
 
 async def test_an_unsubscribed_stream_falls_silent() -> None:
     async with by_hand(DERIVATIVES) as wires:
-        socket = await wires.subscribed("mark-price", LINEAR)
+        socket = await wires.subscribed("funding-rate", LINEAR)
         await row(socket)
         wires.house.tick(hours_ago(1))
         assert len(await pending(socket)) == 1
-        await socket.send_json({"op": "unsubscribe", "args": [{"channel": "mark-price", "instId": LINEAR}]})
+        await socket.send_json({"op": "unsubscribe", "args": [{"channel": "funding-rate", "instId": LINEAR}]})
         assert (await frame(socket))["event"] == "unsubscribe"
         wires.house.tick(hours_ago(0))
         assert await pending(socket) == []
@@ -273,6 +280,8 @@ async def test_a_new_listener_gets_all_fields_as_text_and_more_when_the_market_m
             for symbol in wires.market.of_venue(venue):
                 wires.trade(symbol.listing.venue_symbol)
                 wires.change(symbol.listing.venue_symbol)
+                while mark_price(symbol) == Decimal(first["data"][0].get("markPx", 0)):
+                    wires.change(symbol.listing.venue_symbol)
             assert (await frame(socket))["arg"] == first["arg"]
 
 
@@ -342,9 +351,8 @@ async def test_tickers_and_books5_come_at_most_each_100_ms_and_only_after_a_chan
 @pytest.mark.parametrize(
     ("name", "value", "every_ms"),
     [
-        ("mark-price", LINEAR, 1_000),
+        ("mark-price", LINEAR, 10_000),
         ("opt-summary", "BTC-USD", 1_000),
-        ("open-interest", INVERSE, 3_000),
         ("funding-rate", LINEAR, 30_000),
     ],
 )
@@ -357,6 +365,23 @@ async def test_slow_streams_keep_their_cadence_without_a_change(name: str, value
             wires.house.tick(time_ms)
         times = [int(one["data"][0]["ts"]) - start for one in await pending(socket)]
         assert times == list(range(0, 90_000, every_ms))
+
+
+async def test_marks_and_open_interest_are_sent_as_soon_as_they_change() -> None:
+    async with by_hand(DERIVATIVES) as wires:
+        marks, interest = [await wires.subscribed(name, INVERSE) for name in ("mark-price", "open-interest")]
+        start = hours_ago(1)
+        for time_ms in range(start, start + 90_000, 50):
+            wires.change(INVERSE, time_ms)
+            wires.house.tick(time_ms)
+        for socket, name, every_ms in ((marks, "markPx", 200), (interest, "oi", 3_000)):
+            _, *rows = [one["data"][0] for one in await pending(socket)]
+            slots = [int(one["ts"]) // every_ms for one in rows]
+            assert len(slots) == len(set(slots))
+            values = [one[name] for one in rows]
+            repeated = sum(one == other for one, other in pairwise(values))
+            assert repeated <= 9, "what has not changed is sent each 10 s at most"
+            assert len(values) > 90_000 / every_ms / 5
 
 
 async def test_funding_says_what_will_be_charged_and_when() -> None:
@@ -504,8 +529,32 @@ async def test_candles_are_closed_once_and_equal_the_truth_and_the_history(venue
         ]
         # A push a second, and one more for each that closes.
         assert 230 <= len(rows) <= 250
-        history = await wires.get("market/candles", instId=name, bar="1m")
-        assert history == closed[::-1]
+        # Nothing is traded in the last interval: it is at the last price, and still open.
+        *_, open_one = rows
+        assert open_one == [str(start + 240_000), *[closed[-1][4]] * 4, "0", "0", "0", "0"]
+        history = await wires.get("market/candles", instId=name, bar="1m", after=str(start + 300_000))
+        assert [one[:8] for one in history] == [one[:8] for one in [open_one, *closed[::-1]]]
+
+
+async def test_intervals_without_trades_have_candles_at_the_last_price_by_push_and_by_rest() -> None:
+    async with simulated(SPOT) as wires:
+        socket = await wires.subscribed("candle1s", "BTC-USDT")
+        event = wires.trade("BTC-USDT")
+        closed: list[list[str]] = []
+        while len(closed) < 3:
+            found = await row(socket)
+            if found[-1] == "1":
+                closed.append(found)
+        start = event.time_ms // 1000 * 1000
+        assert [(int(one[0]) - start, *one[1:6]) for one in closed] == [
+            (0, *[event.price] * 4, event.quantity),
+            (1_000, *[event.price] * 4, "0"),
+            (2_000, *[event.price] * 4, "0"),
+        ]
+        late = await wires.subscribed("candle1s", "BTC-USDT")
+        assert int((await row(late))[0]) > start + 2_000, "what was missed is not sent again"
+        query = {"instId": "BTC-USDT", "bar": "1s", "after": str(start + 3_000)}
+        assert await wires.get("market/history-candles", **query) == closed[::-1]
 
 
 async def test_candles_count_contracts_coins_and_quote() -> None:
@@ -533,7 +582,7 @@ async def test_every_form_of_candle_goes_on_from_what_was_before_subscribing() -
         for form in FORMS:
             pushes = await pending(await wires.subscribed(f"candle{form}", "BTC-USDT"))
             history = await wires.get("market/history-candles", instId="BTC-USDT", bar=form, limit="1")
-            if pushes and history[0][-1] == "0":
+            if history[0][0] == pushes[0]["data"][0][0]:  # not if an interval ended just now
                 assert pushes[0]["data"] == history
                 compared += 1
         assert compared >= 10
@@ -556,14 +605,15 @@ async def test_history_of_candles_pages_both_ways() -> None:
             wires.trade("BTC-USDT", start + minute * 60_000 + 5)
         query = {"instId": "BTC-USDT", "bar": "1m", "limit": "100"}
         found: list[list[str]] = []
-        while page := await wires.get("market/candles", **query, **({"after": found[-1][0]} if found else {})):
+        end = str(start + 250 * 60_000)
+        while page := await wires.get("market/candles", **query, after=found[-1][0] if found else end):
             found += page
         assert [int(one[0]) for one in found] == [start + minute * 60_000 for minute in range(249, -1, -1)]
-        newer = await wires.get("market/history-candles", **query, before=found[4][0])
+        newer = await wires.get("market/history-candles", **query, before=found[4][0], after=end)
         assert newer == found[:4]
         between = await wires.get("market/candles", **query, before=found[9][0], after=found[5][0])
         assert between == found[6:9]
-        longer = await wires.get("market/candles", instId="BTC-USDT", bar="5m")
+        longer = await wires.get("market/candles", instId="BTC-USDT", bar="5m", after=end)
         assert sum(Decimal(one[5]) for one in longer) == sum(Decimal(one[5]) for one in found)
         assert (await wires.answer("market/candles", instId="BTC-USDT", bar="7m"))[1]["code"] == "51000"
 
@@ -704,3 +754,228 @@ async def test_more_requests_than_allowed_are_refused_and_counted(
         assert (await wires.answer("public/time"))[0] == 200
         if other is not None:
             assert (await wires.answer(endpoint, **other))[0] == 200
+
+
+# --- what the venue's own words are ---
+
+
+async def test_a_push_of_trades_merges_fills_of_one_order_at_one_price_and_trades_all_has_each() -> None:
+    async with by_hand(SPOT) as wires:
+        merging, every = [await wires.subscribed(name, "BTC-USDT") for name in ("trades", "trades-all")]
+        symbol = wires.market.symbols[SPOT, "BTC-USDT"]
+        for at in range(50):
+            for event in symbol.sweep(1_795_132_800_000 + at):
+                wires.house.publish(event)
+        fills = [one["data"][0] for one in await pending(every)]
+        assert [int(one["tradeId"]) for one in fills] == symbol.truth.ids
+        assert all("count" not in one for one in fills)
+        pushes = [one["data"][0] for one in await pending(merging)]
+        assert max(int(one["count"]) for one in pushes) > 2
+        assert sum(int(one["count"]) for one in pushes) == len(fills)
+        place = 0
+        for push in pushes:
+            part = fills[place : place + int(push["count"])]
+            place += len(part)
+            assert push["tradeId"] == part[-1]["tradeId"]
+            assert {one["px"] for one in part} == {push["px"]}
+            assert sum(Decimal(one["sz"]) for one in part) == Decimal(push["sz"])
+        sequences = [one["seqId"] for one in pushes]
+        assert sequences == sorted(sequences)
+        assert len(set(sequences)) < len(sequences), "trades may share one"
+        assert not {str(one) for one in sequences} & {one["tradeId"] for one in fills}
+
+
+async def test_changes_of_100_ms_come_in_one_update_that_follows_what_was_sent_last() -> None:
+    async with by_hand(DERIVATIVES) as wires:
+        socket = await wires.subscribed("books", LINEAR)
+        first = await row(socket)
+        assert (first["prevSeqId"], first["checksum"]) == (-1, 0)
+        book = {side: {level[0]: level[1] for level in first[side]} for side in ("bids", "asks")}
+        last, start = first["seqId"], hours_ago(1)
+        symbol = wires.market.symbols[DERIVATIVES, LINEAR]
+        joined = None
+        for time_ms in range(start, start + 3_000, 10):
+            for event in symbol.act(time_ms, is_trade=time_ms % 40 == 0):
+                wires.house.publish(event)
+            wires.house.tick(time_ms)
+            if time_ms == start + 1_050:
+                joined = await wires.subscribed("books", LINEAR)
+        wires.house.tick(start + 3_000)
+        updates = await pending(socket)
+        assert 25 <= len(updates) <= 32
+        jumps = set()
+        for push in updates:
+            (update,) = push["data"]
+            assert (push["action"], update["prevSeqId"], update["checksum"]) == ("update", last, 0)
+            jumps.add(update["seqId"] - last)
+            last = update["seqId"]
+            for side in ("bids", "asks"):
+                assert len({level[0] for level in update[side]}) == len(update[side]), "a level once"
+                for price, size, *_ in update[side]:
+                    if size == "0":
+                        book[side].pop(price, None)
+                    else:
+                        book[side][price] = size
+        assert len(jumps) > 10
+        bids, asks = symbol.book(400)
+        assert (book, last) == ({"bids": dict(bids), "asks": dict(asks)}, symbol.update_id)
+        assert joined is not None
+        snapshot, *after = [one["data"][0] for one in await pending(joined)]
+        assert [one["prevSeqId"] for one in after] == [snapshot["seqId"], *[one["seqId"] for one in after[:-1]]]
+
+
+async def test_best_prices_come_each_10_ms_and_only_if_they_are_others() -> None:
+    async with by_hand(SPOT) as wires:
+        socket = await wires.subscribed("bbo-tbt", "BTC-USDT")
+        start = hours_ago(1)
+        for time_ms in range(start, start + 2_000, 5):
+            wires.change("BTC-USDT", time_ms)
+            wires.house.tick(time_ms)
+        rows = [one["data"][0] for one in await pending(socket)]
+        assert all(int(one["ts"]) % 10 == 0 for one in rows)
+        assert all((one["bids"], one["asks"]) != (other["bids"], other["asks"]) for one, other in pairwise(rows))
+        assert rows
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        ("{", "60012"),
+        ('{"op":"subscribe"}', "60013"),
+        ('{"op":"subscribe","args":[]}', "60013"),
+        ('{"op":"subscribe","args":"books"}', "60013"),
+        ('{"op":"subscribe","args":["books"]}', "60013"),
+        ('{"op":"order","args":[{}]}', "60012"),
+        ('{"op":"login","args":[{"apiKey":"a"}]}', "60009"),
+        ('{"op":"subscribe","args":[{"channel":"books-l2-tbt","instId":"BTC-USDT"}]}', "60011"),
+        ('{"op":"subscribe","args":[{"channel":"books50-l2-tbt","instId":"BTC-USDT"}]}', "60011"),
+        ('{"op":"subscribe","args":[{"channel":"books","instId":"BTC-USDX"}]}', "60018"),
+    ],
+)
+async def test_every_wrong_request_is_answered_with_the_venues_code(request_: str, code: str) -> None:
+    async with by_hand(SPOT) as wires, wires.http.ws_connect(wires.house.endpoints(wires.host)["public"]) as socket:
+        await socket.send_str(request_)
+        (answer,) = await pending(socket)
+        assert (answer["event"], answer["code"]) == ("error", code)
+
+
+async def test_books_by_tick_need_a_tier_that_a_login_does_not_bring() -> None:
+    async with by_hand(SPOT) as wires:
+        login = dict.fromkeys(("apiKey", "passphrase", "timestamp", "sign"), "x")
+        socket = await wires.socket("public", login, op="login")
+        assert (await frame(socket))["event"] == "login"
+        await socket.send_json({"op": "subscribe", "args": [{"channel": "books-l2-tbt", "instId": "BTC-USDT"}]})
+        assert (await frame(socket))["code"] == "64003"
+
+
+async def test_the_481st_request_of_an_hour_is_refused_and_nothing_is_done() -> None:
+    async with by_hand(SPOT) as wires:
+        socket = await wires.subscribed("tickers", "BTC-USDT")
+        await row(socket)
+        arg = {"channel": "instruments", "instType": "SPOT"}
+        for _ in range(479):
+            await socket.send_json({"op": "subscribe", "args": [arg]})
+            assert (await frame(socket))["event"] == "subscribe"
+        await socket.send_json({"id": "7", "op": "unsubscribe", "args": [arg]})
+        answer = await frame(socket)
+        assert (answer["event"], answer["code"], answer["id"]) == ("error", "60014", "7")
+        other = await wires.subscribed("tickers", "BTC-USDT")
+        assert (await row(other))["instId"] == "BTC-USDT", "it is counted by connection"
+
+
+async def test_arguments_of_a_connection_have_64_kb_together() -> None:
+    async with simulated(SPOT) as wires:
+        wires.market.symbols.clear()
+        for number in range(1000):
+            wires.market.enter(made_up_coin(SPOT, number), 5)
+        wires.house.relist()
+        names = [f"C{number:03d}-USDT" for number in range(1000)]
+        args = [{"channel": channel, "instId": name} for channel in ("books", "trades") for name in names]
+        events = [one for one in await pending(await wires.socket("public", *args)) if "event" in one]
+        codes = [one.get("code") for one in events]
+        assert codes.index("60013") == 1000 + (65_536 - 1000 * 40) // 41
+        assert codes.count(None) == codes.index("60013")
+
+
+async def test_the_fourth_connect_of_a_second_is_refused() -> None:
+    async with by_hand(SPOT) as wires:
+        wires.house.rules = RULES
+        for _ in range(3):
+            await wires.http.ws_connect(wires.house.endpoints(wires.host)["public"])
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="429"):
+            await wires.http.ws_connect(wires.house.endpoints(wires.host)["public"])
+
+
+async def test_a_silent_socket_is_closed_with_a_frame_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marketprism_ray.simulator.okx.house.SILENT_S", 0.05)
+    async with by_hand(SPOT) as wires:
+        socket = await wires.http.ws_connect(wires.house.endpoints(wires.host)["public"])
+        closed = await socket.receive(timeout=5)
+        assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 4004)
+        assert str(closed.extra).startswith("No data received")
+
+
+async def test_an_upgrade_is_announced_and_closes_the_socket_a_minute_later() -> None:
+    async with by_hand(SPOT) as wires:
+        socket = await wires.subscribed("trades", "BTC-USDT")
+        wires.house.notice()
+        assert (await frame(socket))["code"] == "64008"
+        wires.house.tick(now() + 50_000)
+        assert await pending(socket) == []
+        wires.house.tick(now() + 60_100)
+        assert (await socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+
+
+async def test_a_book_by_rest_is_behind_the_stream_by_another_while_at_each_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with by_hand(SPOT) as wires:
+        symbol = wires.market.symbols[SPOT, "BTC-USDT"]
+        begin = now()
+        monkeypatch.setattr(wires.house._wire, "now_ms", lambda: begin)
+        states = {}
+        for time_ms in range(begin - 1_000, begin + 1, 10):
+            wires.change("BTC-USDT", time_ms)
+            states[symbol.update_id] = symbol.book(400)
+        ages = set()
+        for _ in range(20):
+            (found,) = await wires.get("market/books", instId="BTC-USDT", sz="400")
+            bids, asks = states[found["seqId"]]
+            assert [tuple(level[:2]) for level in found["bids"]] == bids
+            assert [tuple(level[:2]) for level in found["asks"]] == asks
+            ages.add(symbol.update_id - found["seqId"])
+        assert len(ages) > 2
+
+
+async def test_what_befalls_an_instrument_is_announced_and_its_history_stays() -> None:
+    async with simulated(DERIVATIVES) as wires:
+        simulator = wires.simulator
+        assert simulator is not None
+        socket = await wires.subscribed("instruments", "FUTURES")
+        event = wires.trade(DATED)
+        simulator.befall(Command("halt", DERIVATIVES, DATED))
+        assert (await row(socket))["state"] == "suspend"
+        assert (await wires.get("public/instruments", instType="FUTURES"))[0]["state"] == "suspend"
+        simulator.befall(Command("auction", DERIVATIVES, DATED))
+        assert (await row(socket))["state"] == "preopen"
+        simulator.befall(Command("resume", DERIVATIVES, DATED))
+        assert (await row(socket))["state"] == "live"
+        simulator.befall(Command("list", DERIVATIVES, DATED, EXPIRY[1] - DAY_MS))
+        listed = await row(socket)
+        assert (listed["instId"], listed["state"], listed["expTime"]) == (
+            "BTC-USDT-291227",
+            "live",
+            str(EXPIRY[1] - DAY_MS),
+        )
+        simulator.befall(Command("expire", DERIVATIVES, DATED))
+        gone = await row(socket)
+        assert (gone["instId"], gone["state"]) == (DATED, "suspend")
+        assert [one["instId"] for one in await wires.get("public/instruments", instType="FUTURES")] == [
+            "BTC-USDT-291227"
+        ]
+        assert (await wires.get("market/history-trades", instId=DATED))[-1]["tradeId"] == str(event.id)
+        assert len(await wires.get("market/history-candles", instId=DATED)) >= 1
+        for endpoint in ("market/books", "market/ticker", "market/candles"):
+            assert (await wires.answer(endpoint, instId=DATED))[1]["code"] == "51001"
+        (refused,) = await pending(await wires.socket("public", {"channel": "books", "instId": DATED}))
+        assert refused["code"] == "60018"

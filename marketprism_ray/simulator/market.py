@@ -11,6 +11,7 @@ that text is exact. Nothing here knows a wire format beyond how a venue writes d
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -22,6 +23,8 @@ from marketprism_ray.simulator.side import Side
 LIQUIDATION_SHARE = 0.02
 SEVERAL_SHARE = 0.1
 """Part of the takers' orders that more than one maker fills."""
+UNDO = 200
+"""Changes of a book that can be looked behind."""
 BURST_SHARE = 0.02
 """Part of the steps that begin a burst: nothing else happens for a while than what happens to one symbol."""
 AUCTION_VENUES = ("okx_spot", "okx_derivatives")
@@ -137,6 +140,8 @@ class Symbol:
         self.state: State = "open"
         self.truth = Truth()
         self._order = 0
+        self._undo: deque[tuple[int, int, dict[int, int], dict[int, int]]] = deque(maxlen=UNDO)
+        """Time, update id and levels before each of the last changes."""
         self.text = text
         self._is_fixed = listing.venue in FIXED_VENUES
         self.window = window
@@ -296,10 +301,13 @@ class Symbol:
         return [trade, self._book_event(bids, asks, time_ms)]
 
     def _book_event(self, bids: dict[int, int], asks: dict[int, int], time_ms: int) -> BookEvent:
+        self._undo.append((time_ms, self.update_id, self._bids.before(bids), self._asks.before(asks)))
         sent_bids, sent_asks = self._bids.apply(bids), self._asks.apply(asks)
         if not sent_bids and not sent_asks:
             # All of it was outside the window: an update always says something.
-            sent_bids = self._bids.apply({self._bids.best: self._quantity()})
+            again = {self._bids.best: self._quantity()}
+            self._undo[-1][2].update(self._bids.before(again))
+            sent_bids = self._bids.apply(again)
         previous = self.update_id
         if self._is_fixed and self._random.random() > 0.03:
             self.update_id += int(self._random.expovariate(1 / 400))
@@ -330,6 +338,22 @@ class Symbol:
     def book(self, depth: int | None = None) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
         """Give the levels as text, best first."""
         return self._text_of(self._bids, depth), self._text_of(self._asks, depth)
+
+    def book_at(self, time_ms: int, depth: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]], int]:
+        """Give the levels as they were, best first, and the update id of that time; not further back than is kept."""
+        bids, asks = dict(self._bids.lots), dict(self._asks.lots)
+        last = self.update_id
+        for changed_ms, update_id, bids_before, asks_before in reversed(self._undo):
+            if changed_ms <= time_ms:
+                break
+            bids.update(bids_before)
+            asks.update(asks_before)
+            last = update_id
+        sides = []
+        for lots in (bids, asks):
+            best = sorted((good for good, quantity in lots.items() if quantity), reverse=True)[:depth]
+            sides.append([(self._price_text(good), self._quantity_text(lots[good])) for good in best])
+        return sides[0], sides[1], last
 
     def _text_of(self, side: Side, depth: int | None) -> list[tuple[str, str]]:
         best_first = reversed(side.order[-depth:] if depth else side.order)

@@ -29,6 +29,10 @@ class Side:
             return 0
         return self.order[0] if self._window is None else self.order[-min(self._window, len(self.order))]
 
+    def before(self, changes: dict[int, int]) -> dict[int, int]:
+        """Give the lots of levels that will change, 0 where there are none."""
+        return {good: self.lots.get(good, 0) for good in changes}
+
     def apply(self, changes: dict[int, int]) -> dict[int, int]:
         """Change levels; give what the venue sends: its window loses and gains levels at the far edge as well."""
         before = self._edge()

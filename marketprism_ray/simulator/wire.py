@@ -26,6 +26,8 @@ from marketprism_ray.simulator.truth import Ledger
 STREAM_FAULTS = ("drop", "repeat", "reorder", "corrupt", "silence")
 KINDS = (*STREAM_FAULTS, "disconnect", "refuse", "delay", "status", "html", "hangup", "notice", "reset", "keep_alive")
 QUEUE_LIMIT = 200_000
+NO_DATA = 4004
+"""Code of the close frame that ends a silent socket."""
 
 
 @dataclass
@@ -330,4 +332,4 @@ class Wire:
 async def _cut_when_idle(client: Client, idle_s: float) -> None:
     while (left := client.touched + idle_s - time.monotonic()) > 0:  # noqa: ASYNC110 - the deadline moves
         await asyncio.sleep(left)
-    client.abort()
+    client.end(NO_DATA, f"No data received in {idle_s:.0f}s.")

@@ -831,7 +831,8 @@ _LIMITS = SocketLimits(
     keys_per_message=60,
     message_bytes=16_000,
     messages_per_second=1.0,  # published: 480 subscribe, unsubscribe and login requests an hour and socket
-    connects=3,
+    # Published: 3 a second and address. Spot and derivatives share one, and what leaves apart may arrive together.
+    connects=1,
     connects_period_s=1,
     lifetime_s=None,
 )

@@ -18,12 +18,14 @@ class Channel:
     ----------
     argument : what names a stream of it; ``index`` is an ``instId`` that names an index
     every_ms : cadence of what is sent by the clock; 0 for what is sent as it happens
+    at_least_ms : what has not changed is sent again after this; 0 for never
     types : types of instruments that have it
     """
 
     path: str = "public"
     argument: str = "instId"
     every_ms: int = 0
+    at_least_ms: int = 0
     types: tuple[str, ...] = TYPES
 
     @property
@@ -40,7 +42,7 @@ CHANNELS = {
     "books5": Channel(every_ms=100),
     "tickers": Channel(every_ms=100),
     "index-tickers": Channel(argument="index", every_ms=100),
-    "mark-price": Channel(every_ms=1_000, types=DERIVATIVES),
+    "mark-price": Channel(every_ms=200, at_least_ms=10_000, types=DERIVATIVES),
     "opt-summary": Channel(argument="instFamily", every_ms=1_000),
     "open-interest": Channel(every_ms=3_000, types=DERIVATIVES),
     "funding-rate": Channel(every_ms=30_000, types=("SWAP",)),
@@ -50,18 +52,19 @@ CHANNELS = {
 }
 
 
-def trade_frame(key: str, event: TradeEvent, more: str = "") -> str:
-    """Write a push of ``trades-all``."""
+def trade_frame(key: str, event: TradeEvent, sequence: int, count: int | None = None) -> str:
+    """Write a push of ``trades-all``, or with the number of fills that it merges one of ``trades``.
+
+    Parameters
+    ----------
+    sequence : ``seqId``, of the book at that time: trades may share one
+    """
     side = "sell" if event.taker_sold else "buy"
+    more = "" if count is None else f'"count":"{count}",'
     return (
         f'{{"arg":{key},"data":[{{"instId":"{event.listing.venue_symbol}","tradeId":"{event.id}","px":"{event.price}",'
-        f'"sz":"{event.quantity}","side":"{side}","ts":"{event.time_ms}","source":"0"{more}}}]}}'
+        f'"sz":"{event.quantity}","side":"{side}","ts":"{event.time_ms}",{more}"source":"0","seqId":{sequence}}}]}}'
     )
-
-
-def counted_trade_frame(key: str, event: TradeEvent) -> str:
-    """Write a push of ``trades``."""
-    return trade_frame(key, event, f',"count":"1","seqId":{event.id}')
 
 
 def liquidation_frame(key: str, event: TradeEvent) -> str:

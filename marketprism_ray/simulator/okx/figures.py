@@ -32,8 +32,18 @@ class Bar:
     coin: Decimal
     money: Decimal
 
+    @classmethod
+    def without_trades(cls, open_ms: int, price: Decimal) -> Bar:
+        """Give the bar of an interval in which nothing is traded: at the last price."""
+        nothing = Decimal()
+        return cls(open_ms, price, price, price, price, nothing, nothing, nothing)
+
     def extend(self, later: Bar) -> None:
-        """Add trades that came after."""
+        """Add trades that came after; the first ones are the bar's beginning."""
+        if not later.volume:
+            return
+        if not self.volume:
+            self.open = self.high = self.low = later.open
         if later.high > self.high:
             self.high = later.high
         if later.low < self.low:
@@ -48,7 +58,7 @@ def _sum(*bars: Bar | None) -> Bar | None:
     """Put bars together, oldest first."""
     found: Bar | None = None
     for bar in bars:
-        if bar is None:
+        if bar is None or not bar.volume:
             continue
         if found is None:
             found = replace(bar)
@@ -125,13 +135,15 @@ class Figures:
                     self._bars[form] = replace(second, open_ms=opened)
                     self._ends[form] = end_of(form, opened)
         for form in [form for form, end in self._ends.items() if end <= now_ms]:
-            bar = self._bars.pop(form)
-            del self._ends[form]
-            self.closed.setdefault(form, []).append(bar)
-            if form == "1m":
-                self._minutes.append(bar)
-                self._day = _sum(self._day, bar)
-                self._forget(now_ms)
+            while (end := self._ends[form]) <= now_ms:
+                bar = self._bars[form]
+                self._bars[form] = Bar.without_trades(end, bar.close)
+                self._ends[form] = end_of(form, end)
+                self.closed.setdefault(form, []).append(bar)
+                if form == "1m" and bar.volume:
+                    self._minutes.append(bar)
+                    self._day = _sum(self._day, bar)
+                    self._forget(now_ms)
         self._due = min(self._ends.values(), default=_NEVER)
         if self._second is not None:
             self._due = min(self._due, self._second.open_ms + 1000)
@@ -147,8 +159,9 @@ class Figures:
     def current(self, form: str) -> Bar | None:
         """Give the unfinished bar."""
         found = _sum(self._bars.get(form), self._second)
-        if found is not None and form not in self._bars:
-            found.open_ms = open_of(form, found.open_ms)
+        if found is None:
+            return self._bars.get(form)
+        found.open_ms = open_of(form, found.open_ms)
         return found
 
     def last_day(self, now_ms: int) -> Bar | None:

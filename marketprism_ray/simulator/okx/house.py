@@ -6,26 +6,28 @@ somebody subscribed, and once to whoever subscribes; ``instruments`` says only w
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent, Truth
+from marketprism_ray.simulator.okx.chains import Chain, Fills, merged
 from marketprism_ray.simulator.okx.channels import (
     CHANNELS,
     book_frame,
-    counted_trade_frame,
     key_of,
     levels_text,
     liquidation_frame,
     push,
     trade_frame,
 )
+from marketprism_ray.simulator.okx.commands import CONNECTION, SILENT_S, Command, Refused, Session, read
 from marketprism_ray.simulator.okx.figures import Figures
+from marketprism_ray.simulator.okx.intervals import open_of
 from marketprism_ray.simulator.okx.rest import LIMITS, OkxRest, answer
 from marketprism_ray.simulator.okx.rows import (
     TYPES,
@@ -33,20 +35,28 @@ from marketprism_ray.simulator.okx.rows import (
     family_of,
     funding_row,
     index_row,
+    instrument_row,
     interest_row,
     liquidation_row,
     mark_row,
     option_row,
+    state_of,
     text,
     ticker_row,
     type_of,
 )
+from marketprism_ray.simulator.rules import Rules
+from marketprism_ray.simulator.summaries import mark_price, open_interest
 from marketprism_ray.simulator.wire import Client, Wire
 
 KEEP_ALIVE_S = 60.0
 BEAT_MS = 100
 """What is sent by the clock is looked at this often."""
-CONNECTION = "a4d3ae55"
+BEST_MS = 10
+"""Best prices are looked at this often."""
+UPGRADE_MS = 60_000
+"""A socket is closed this long after the notice."""
+RULES = Rules(connects=(3, 1.0))
 
 
 class Okx:
@@ -55,32 +65,54 @@ class Okx:
     def __init__(self, name: str, market: Market, wire: Wire, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self.name = name
         self.rate_limited = 0
+        self.rules = RULES
         self._keep_alive_ms = keep_alive_s * 1000
         self._market = market
         self._wire = wire
         self._figures: dict[str, Figures] = {}
+        self._past: dict[str, Figures] = {}
+        """Instruments that are not listed any more: their history can be asked for."""
         self._indices: dict[str, Figures] = {}
         self._families: dict[str, list[Figures]] = defaultdict(list)
+        self._states: dict[str, str] = {}
+        self._sessions: dict[Client, Session] = {}
+        self._chains: dict[str, Chain] = {}
+        """Books that somebody subscribed once."""
+        self._fills: dict[str, Fills] = defaultdict(Fills)
+        self._touched: set[str] = set()
+        """Instruments whose book has changed since best prices were looked at."""
+        self._best: dict[str, Any] = {}
+        self._best_beat = 0
         self.relist()
-        self._rest_api = OkxRest(self._figures)
-        self._spent: dict[tuple[str, str], deque[float]] = defaultdict(deque)
+        self._rest_api = OkxRest(self._figures, self._past)
+        self._spent: dict[tuple[str, str, str | None], deque[float]] = defaultdict(deque)
         self._changed: dict[str, int] = {}
         self._forced: dict[str, TradeEvent] = {}
         """The last liquidation of each type of instrument."""
         self._streams: dict[str, tuple[str, str]] = {}
         """Channel and argument of each key that was ever subscribed and is sent by the clock."""
-        self._sent: dict[str, tuple[int, int | None]] = {}
+        self._sent: dict[str, tuple[int, Any]] = {}
         """When a key was last sent by the clock, and the state that was sent."""
         self._beat = 0
 
     def relist(self) -> None:
-        """Look at the list of symbols again."""
+        """Look at the list of symbols again, and say what came, changed and went."""
         listed = {symbol.listing.venue_symbol: symbol for symbol in self._market.of_venue(self.name)}
         for gone in self._figures.keys() - listed.keys():
-            del self._figures[gone]
+            self._past[gone] = self._figures.pop(gone)
+            self._chains.pop(gone, None)
         for name, symbol in listed.items():
             if name not in self._figures:
-                self._figures[name] = Figures(symbol)
+                self._figures[name] = self._past.pop(name) if name in self._past else Figures(symbol)
+        states = {name: state_of(symbol) for name, symbol in listed.items()}
+        if self._states:
+            for name, figures in {**self._past, **self._figures}.items():
+                # What has reached its delivery or is not traded any more is named once more.
+                state = states.get(name, "suspend")
+                if self._states.get(name) not in (state, None) or (name in states and name not in self._states):
+                    row = instrument_row(figures.symbol.listing, state)
+                    self._send(key_of("instruments", row["instType"]), [row], push)
+        self._states = states
         self._indices.clear()
         self._families.clear()
         for figures in self._figures.values():
@@ -109,37 +141,66 @@ class Okx:
     # --- commands ---
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
-        return await self._wire.serve(request, self.name, request.match_info["path"], self._command, idle_s=30.0)
+        path = request.match_info["path"]
+        return await self._wire.serve(
+            request, self.name, path, self._hear, idle_s=SILENT_S, names=("",), opened=self._open, rules=self.rules
+        )
 
-    def _command(self, client: Client, message: str) -> None:
+    def _open(self, client: Client, _: str) -> None:
+        self._sessions[client] = Session()
+
+    def _hear(self, client: Client, message: str) -> None:
         if message == "ping":
             client.send("pong")
             return
+        session = self._sessions[client]
+        identity: dict[str, Any] = {}
         try:
-            command = json.loads(message)
-            op, args = command["op"], [dict(arg) for arg in command["args"]]
-            if op not in ("subscribe", "unsubscribe"):
-                raise ValueError(op)
-        except (ValueError, KeyError, TypeError):
-            client.send(text({"event": "error", "code": "60012", "msg": "Illegal request", "connId": CONNECTION}))
+            command = read(message)
+            identity = command.identity
+            session.count()
+            if command.op == "login":
+                session.log_in(command.args)
+                client.send(text({**identity, "event": "login", "code": "0", "msg": "", "connId": CONNECTION}))
+                return
+        except Refused as refused:
+            self._refuse(client, identity, refused)
             return
-        identity = {"id": command["id"]} if "id" in command else {}
-        for arg in args:
-            if not self._has(client.path, arg):
-                named = next((name for name in ("instId", "instFamily", "uly", "instType") if name in arg), "instId")
-                stream = f"channel:{arg.get('channel', '')},{named}:{arg.get(named, '')}"
-                error = f"Wrong URL or {stream} doesn't exist. Please use the correct URL"
-                client.send(text({**identity, "event": "error", "code": "60018", "msg": error, "connId": CONNECTION}))
-                continue
-            client.send(text({**identity, "event": op, "arg": arg, "connId": CONNECTION}))
-            name = arg["channel"]
-            value = arg[CHANNELS[name].parameter]
-            key = key_of(name, value)
-            if op == "unsubscribe":
-                self._wire.unsubscribe(client, key)
-            else:
-                self._wire.subscribe(client, key)
-                self._welcome(client, key, name, value)
+        for arg in command.args:
+            try:
+                self._carry_out(client, session, command, arg)
+            except Refused as refused:
+                self._refuse(client, identity, refused)
+
+    def _refuse(self, client: Client, identity: dict[str, Any], refused: Refused) -> None:
+        error = {"event": "error", "code": refused.code, "msg": str(refused), "connId": CONNECTION}
+        client.send(text({**identity, **error}))
+
+    def _carry_out(self, client: Client, session: Session, command: Command, arg: dict[str, Any]) -> None:
+        session.refuse_tick_books(arg)
+        name, value = str(arg.get("channel")), ""
+        if name in CHANNELS:
+            value = str(arg.get(CHANNELS[name].parameter))
+        # An instrument that went can still be unsubscribed.
+        is_going = command.op == "unsubscribe" and name in CHANNELS and key_of(name, value) in client.keys
+        if not is_going and not self._has(client.path, arg):
+            named = next((name for name in ("instId", "instFamily", "uly", "instType") if name in arg), "instId")
+            stream = f"channel:{arg.get('channel', '')},{named}:{arg.get(named, '')}"
+            raise Refused("60018", f"Wrong URL or {stream} doesn't exist. Please use the correct URL")
+        key = key_of(name, value)
+        if command.op == "subscribe":
+            session.make_room(key)
+        client.send(text({**command.identity, "event": command.op, "arg": arg, "connId": CONNECTION}))
+        if command.op == "unsubscribe":
+            session.arguments.pop(key, None)
+            self._wire.unsubscribe(client, key)
+            return
+        if name == "books":
+            # What waits is of others: the new listener's snapshot holds it already.
+            self._chains.setdefault(value, Chain(self._figures[value].symbol))
+            self._send_book(value, self._wire.now_ms())
+        self._wire.subscribe(client, key)
+        self._welcome(client, key, name, value)
 
     def _has(self, path: str, arg: dict[str, Any]) -> bool:
         """Tell whether an argument names a stream of this socket."""
@@ -164,7 +225,7 @@ class Okx:
         now_ms = self._wire.now_ms()
         if CHANNELS[name].every_ms:
             self._streams[key] = name, value
-            self._sent.setdefault(key, (now_ms, self._state(name, value)))
+            self._sent.setdefault(key, (now_ms, self._state(name, value, now_ms)))
             rows = self._rows(name, value, now_ms)
             if rows:
                 self._wire.greet(client, key, push(key, rows))
@@ -186,36 +247,50 @@ class Okx:
         )
 
     def notice(self) -> None:
-        """Announce a service upgrade on every socket."""
-        for client in self._wire.clients:
-            if client.venue == self.name:
-                message = "The connection will soon be closed for a service upgrade. Please reconnect."
-                client.send(text({"event": "notice", "code": "64008", "msg": message, "connId": CONNECTION}))
+        """Announce a service upgrade on every socket; each is closed a minute later."""
+        message = "The connection will soon be closed for a service upgrade. Please reconnect."
+        for client, session in self._sessions.items():
+            client.send(text({"event": "notice", "code": "64008", "msg": message, "connId": CONNECTION}))
+            session.closes_ms = session.closes_ms or self._wire.now_ms() + UPGRADE_MS
 
     # --- as it happens ---
 
     def publish(self, event: TradeEvent | BookEvent) -> None:
-        """Send an event to whoever subscribed it."""
-        symbol = event.listing.venue_symbol
-        self._figures[symbol].add(event)
+        """Send an event to whoever subscribed it; changes of books wait for their beat."""
+        name = event.listing.venue_symbol
+        figures = self._figures[name]
+        figures.add(event)
         if isinstance(event, BookEvent):
-            self._changed[symbol] = event.time_ms
-            self._send(key_of("bbo-tbt", symbol), event, self._best)
-            self._send(key_of("books", symbol), event, book_frame)
+            self._changed[name] = event.time_ms
+            self._touched.add(name)
+            if name in self._chains:
+                self._chains[name].add(event)
             return
-        self._send(key_of("trades-all", symbol), event, trade_frame)
-        self._send(key_of("trades", symbol), event, counted_trade_frame)
+        sequence = figures.symbol.update_id
+        self._send(key_of("trades-all", name), event, partial(trade_frame, sequence=sequence))
+        for fills in self._fills[name].add(event):
+            write = partial(trade_frame, sequence=sequence, count=len(fills))
+            self._send(key_of("trades", name), merged(fills), write)
         if event.is_liquidation:
             kind = type_of(event.listing)
             self._forced[kind] = event
             self._send(key_of("liquidation-orders", kind), event, liquidation_frame)
 
-    def _best(self, key: str, event: BookEvent) -> str:
-        bid, ask = self._figures[event.listing.venue_symbol].symbol.best()
-        return (
-            f'{{"arg":{key},"data":[{{"asks":{levels_text([ask])},"bids":{levels_text([bid])},'
-            f'"ts":"{event.time_ms}","seqId":{event.last}}}]}}'
-        )
+    def _send_book(self, name: str, now_ms: int) -> None:
+        """Send what has changed of a book since the last update."""
+        update = self._chains[name].update(now_ms) if name in self._chains else None
+        if update is not None:
+            self._send(key_of("books", name), update, book_frame)
+
+    def _send_best(self, name: str, now_ms: int) -> None:
+        """Send best prices that are others than the last."""
+        symbol = self._figures[name].symbol
+        bid, ask = best = symbol.best()
+        if self._best.get(name) == best:
+            return
+        self._best[name] = best
+        row = f'"asks":{levels_text([ask])},"bids":{levels_text([bid])},"ts":"{now_ms}","seqId":{symbol.update_id}'
+        self._send(key_of("bbo-tbt", name), row, lambda key, row: f'{{"arg":{key},"data":[{{{row}}}]}}')
 
     def _send(self, key: str, event: Any, write: Callable[[str, Any], str]) -> None:
         """Write a frame once, and only if somebody wanted it once."""
@@ -232,12 +307,20 @@ class Okx:
 
     def tick(self, now_ms: int) -> None:
         """Send what is due by time, and say that books are alive which have not changed for long."""
+        if now_ms // BEST_MS != self._best_beat:
+            self._best_beat = now_ms // BEST_MS
+            for name in sorted(self._touched & self._figures.keys()):
+                self._send_best(name, now_ms)
+            self._touched.clear()
         for name, figures in self._figures.items():
             if now_ms - self._changed.setdefault(name, now_ms) >= self._keep_alive_ms:
                 self._keep_alive(figures.symbol, now_ms)
         if now_ms // BEAT_MS == self._beat:
             return
         self._beat = now_ms // BEAT_MS
+        self._look_after(now_ms)
+        for name in list(self._chains):
+            self._send_book(name, now_ms)
         for figures in self._figures.values():
             figures.roll(now_ms)
         wanted = self._wire.known(self.name) & self._streams.keys()
@@ -248,31 +331,52 @@ class Okx:
         for figures in self._figures.values():
             figures.closed.clear()
 
+    def _look_after(self, now_ms: int) -> None:
+        """Close sockets for the upgrade that was announced."""
+        for client, session in list(self._sessions.items()):
+            if client not in self._wire.clients:
+                del self._sessions[client]
+            elif session.closes_ms is not None and now_ms >= session.closes_ms:
+                client.end(1001, "service upgrade")
+
     def _update(self, key: str, now_ms: int) -> None:
         """Send a stream that is due and has changed; a candle that is over at once."""
         name, value = self._streams[key]
+        channel = CHANNELS[name]
+        if channel.argument in ("instId", "index") and value not in (
+            self._figures if channel.argument == "instId" else self._indices
+        ):
+            return
         if name.startswith("candle"):
             figures = self._figures[value]
             for bar in figures.closed.get(name.removeprefix("candle"), ()):
                 self._send(key, [candle_row(figures, bar, is_closed=True)], push)
-        every, state = CHANNELS[name].every_ms, self._state(name, value)
+        every, state = channel.every_ms, self._state(name, value, now_ms)
         sent_ms, sent_state = self._sent.get(key, (0, None))
-        if now_ms // every == sent_ms // every or (state is not None and state == sent_state):
+        if now_ms // every == sent_ms // every:
+            return
+        is_due = bool(channel.at_least_ms) and now_ms // channel.at_least_ms != sent_ms // channel.at_least_ms
+        if state is not None and state == sent_state and not is_due:
             return
         self._sent[key] = now_ms, state
         rows = self._rows(name, value, now_ms)
         if rows:
             self._send(key, rows, push)
 
-    def _state(self, name: str, value: str) -> int | None:
-        """Give a number that grows when a stream has something new to say; None if it always has."""
+    def _state(self, name: str, value: str, now_ms: int) -> Any:
+        """Give what differs when a stream has something new to say; None if it always has."""
         if name == "index-tickers":
             return self._indices[value].trades
         if name.startswith("candle"):
-            return self._figures[value].trades
+            figures = self._figures[value]
+            return figures.trades, open_of(name.removeprefix("candle"), now_ms)
         if name in ("tickers", "books5"):
             figures = self._figures[value]
             return figures.books + (figures.trades if name == "tickers" else 0)
+        if name == "mark-price":
+            return mark_price(self._figures[value].symbol)
+        if name == "open-interest":
+            return open_interest(self._figures[value].symbol.listing, now_ms)
         return None
 
     def _rows(self, name: str, value: str, now_ms: int) -> list[Any]:
@@ -302,6 +406,7 @@ class Okx:
     def _keep_alive(self, symbol: Symbol, now_ms: int) -> None:
         """Send no levels, and ``prevSeqId`` equal to ``seqId``."""
         name, last = symbol.listing.venue_symbol, symbol.update_id
+        self._send_book(name, now_ms)
         self._changed[name] = now_ms
         self._send(key_of("books", name), BookEvent(symbol.listing, last, last, last, (), (), now_ms), book_frame)
 
@@ -325,20 +430,19 @@ class Okx:
 
     def reset(self) -> None:
         """Start the books' sequences afresh, as maintenance does: the next update's seqId is below its prevSeqId."""
-        for figures in self._figures.values():
-            symbol = figures.symbol
-            previous, symbol.update_id = symbol.update_id, 1000
-            event = symbol.change(self._wire.now_ms())
-            self.publish(
-                BookEvent(event.listing, event.first, event.last, previous, event.bids, event.asks, event.time_ms)
-            )
+        now_ms = self._wire.now_ms()
+        for name, figures in self._figures.items():
+            self._send_book(name, now_ms)
+            figures.symbol.update_id = 1000
+            self.publish(figures.symbol.change(now_ms))
+            self._send_book(name, now_ms)
 
     # --- REST ---
 
     async def _rest(self, request: web.Request) -> web.Response:
         endpoint, query = request.match_info["endpoint"], request.query
         most, counted_by = LIMITS.get(endpoint, (20, ""))
-        spent, now = self._spent[endpoint, query.get(counted_by, "")], time.monotonic()
+        spent, now = self._spent[endpoint, query.get(counted_by, ""), request.remote], time.monotonic()
         while spent and spent[0] < now - 2:
             spent.popleft()
         if len(spent) >= most:

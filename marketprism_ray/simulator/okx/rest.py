@@ -1,12 +1,15 @@
 """The REST half of the simulated OKX v5: endpoints, pages and limits.
 
-Candles exist where trades happened: an interval without a trade has none.
+Candles begin with the first trade; an interval without a trade has one at the last price. What was sent while nobody
+listened is in the history alone. The history of instruments that are gone can be asked for, nothing else of them.
 """
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from marketprism_ray.simulator.market import plain
-from marketprism_ray.simulator.okx.figures import Figures
+from marketprism_ray.simulator.okx.figures import Bar, Figures
 from marketprism_ray.simulator.okx.intervals import FORMS, end_of, open_of, opens_before
 from marketprism_ray.simulator.okx.rows import (
     DERIVATIVES,
@@ -28,6 +31,7 @@ from marketprism_ray.simulator.okx.rows import (
     mark_row,
     named,
     option_row,
+    state_of,
     text,
     ticker_row,
     trade_rows,
@@ -54,14 +58,14 @@ LIMITS = {
     "market/candles": (40, ""),
     "market/history-candles": (20, ""),
     "public/funding-rate": (10, "instId"),
-    "public/funding-rate-history": (10, ""),
+    "public/funding-rate-history": (10, "instId"),
     "public/open-interest": (20, ""),
     "public/mark-price": (10, ""),
     "public/opt-summary": (20, ""),
     f"{_RUBIK}long-short-account-ratio-contract": (5, "instId"),
-    f"{_RUBIK}long-short-account-ratio-contract-top-trader": (5, ""),
-    f"{_RUBIK}long-short-position-ratio-contract-top-trader": (5, ""),
-    _INTEREST_HISTORY: (5, ""),
+    f"{_RUBIK}long-short-account-ratio-contract-top-trader": (5, "instId"),
+    f"{_RUBIK}long-short-position-ratio-contract-top-trader": (5, "instId"),
+    _INTEREST_HISTORY: (5, "instId"),
 }
 """Requests in 2 s, and the parameter whose values are counted apart."""
 
@@ -107,10 +111,13 @@ class OkxRest:
     Parameters
     ----------
     figures : by the venue's name of the instrument
+    past : those that are not listed any more
     """
 
-    def __init__(self, figures: Mapping[str, Figures]) -> None:
+    def __init__(self, figures: Mapping[str, Figures], past: Mapping[str, Figures]) -> None:
         self._figures = figures
+        self._past = past
+        self._random = random.Random("lag")
         self._endpoints: dict[str, Callable[[Query, int], Any]] = {
             "public/time": lambda _, now_ms: [{"ts": str(now_ms)}],
             "public/instruments": self._instruments,
@@ -152,6 +159,11 @@ class OkxRest:
             raise _Refused("51001", "Instrument ID does not exist")
         return found
 
+    def _ever(self, query: Query) -> Figures:
+        """Give an instrument that is listed, or was: its history stays."""
+        found = self._past.get(query.get("instId", ""))
+        return found if found is not None else self._one(query)
+
     def _of_type(self, query: Query, allowed: tuple[str, ...]) -> list[Figures]:
         """Give what ``instType``, ``instFamily`` (or ``uly``) and ``instId`` leave."""
         kind, family, name = (query.get("instType"), query.get("instFamily") or query.get("uly"), query.get("instId"))
@@ -172,13 +184,15 @@ class OkxRest:
         found = self._of_type(query, TYPES)
         if query["instType"] == "OPTION" and not (query.get("instFamily") or query.get("uly")):
             raise _Refused("50014", "Parameter instFamily can not be empty.", 400)
-        return [instrument_row(one.symbol.listing) for one in found]
+        return [instrument_row(one.symbol.listing, state_of(one.symbol)) for one in found]
 
     def _book(self, query: Query, now_ms: int) -> Any:
+        """Give the book as a server has it that is behind the stream, each time by another while."""
         symbol = self._one(query).symbol
-        bids, asks = symbol.book(min(max(_number(query, "sz", 1), 1), 400))
+        lag_ms = self._random.choice((0, 0, 20, 50, 150, 400))
+        bids, asks, last = symbol.book_at(now_ms - lag_ms, min(max(_number(query, "sz", 1), 1), 400))
         book = {"asks": [[p, q, "0", "1"] for p, q in asks], "bids": [[p, q, "0", "1"] for p, q in bids]}
-        return [{**book, "ts": str(now_ms), "seqId": symbol.update_id}]
+        return [{**book, "ts": str(now_ms), "seqId": last}]
 
     def _trades(self, query: Query, _: int) -> Any:
         symbol = self._one(query).symbol
@@ -187,7 +201,7 @@ class OkxRest:
 
     def _history(self, query: Query, _: int) -> Any:
         """Give trades older than ``after`` and newer than ``before``: ids, or with ``type=2`` times."""
-        symbol = self._one(query).symbol
+        symbol = self._ever(query).symbol
         column = symbol.truth.times_ms if query.get("type") == "2" else symbol.truth.ids
         start = bisect_right(column, _number(query, "before", -1))
         end = bisect_left(column, _number(query, "after", _NEVER))
@@ -195,26 +209,24 @@ class OkxRest:
 
     def _candles(self, query: Query, now_ms: int, bars: int = 0) -> Any:
         """Give candles that begin before ``after`` and after ``before``; ``bars`` is how far back they reach."""
-        figures, form = self._one(query), _form(query, "bar", "1m")
+        figures, form = self._one(query) if bars else self._ever(query), _form(query, "bar", "1m")
         truth = figures.symbol.truth
-        end = len(truth.ids)
-        if query.get("after"):
-            last = open_of(form, min(max(_number(query, "after", 0), 1), now_ms + DAY_MS) - 1)
-            end = bisect_left(truth.times_ms, end_of(form, last))
-        start = 0
-        if query.get("before"):
-            first = open_of(form, min(max(_number(query, "before", 0), 0), now_ms + DAY_MS))
-            start = bisect_left(truth.times_ms, end_of(form, first))
+        if not truth.ids:
+            return []
+        is_gone = figures.symbol.listing.venue_symbol not in self._figures
+        newest = min(truth.times_ms[-1] if is_gone else now_ms, max(_number(query, "after", _NEVER), 1) - 1)
+        oldest = open_of(form, truth.times_ms[0])
         if bars and FORMS[form][0]:
-            oldest = open_of(form, now_ms) - (bars - 1) * FORMS[form][0]
-            start = max(start, bisect_left(truth.times_ms, oldest))
+            oldest = max(oldest, open_of(form, now_ms) - (bars - 1) * FORMS[form][0])
+        before, most = _number(query, "before", -1), _limit(query, 100, 300)
+        end = bisect_left(truth.times_ms, end_of(form, open_of(form, newest)))
         rows: list[list[str]] = []
-        most = _limit(query, 100, 300)
-        while end > start and len(rows) < most:
-            opened = open_of(form, truth.times_ms[end - 1])
+        for opened in opens_before(form, newest):
+            if opened < oldest or opened <= before or len(rows) == most:
+                break
             first = bisect_left(truth.times_ms, opened, 0, end)
-            bar = figures.bar(truth.prices[first], truth.quantities[first], opened)
-            for i in range(first + 1, end):
+            bar = Bar.without_trades(opened, Decimal(truth.prices[first - 1]))
+            for i in range(first, end):
                 bar.extend(figures.bar(truth.prices[i], truth.quantities[i], opened))
             rows.append(candle_row(figures, bar, is_closed=end_of(form, opened) <= now_ms))
             end = first

@@ -185,7 +185,12 @@ def option_row(figures: Figures, now_ms: int) -> dict[str, str]:
     }
 
 
-def instrument_row(listing: Listing) -> dict[str, str]:
+def state_of(symbol: Symbol) -> str:
+    """Give the venue's word for the state of an instrument."""
+    return {"open": "live", "halted": "suspend", "auction": "preopen"}[symbol.state]
+
+
+def instrument_row(listing: Listing, state: str) -> dict[str, str]:
     """Give a row of ``instruments``; options have their size in ``ctMult`` and no ``ctType``."""
     size, kind = listing.contract or ("", "")
     is_spot, is_option, is_inverse = listing.market_type == "spot", listing.market_type == "option", kind == "inverse"
@@ -209,7 +214,7 @@ def instrument_row(listing: Listing) -> dict[str, str]:
         "tickSz": plain(listing.tick),
         "lotSz": plain(listing.lot),
         "minSz": plain(listing.lot),
-        "state": "live",
+        "state": state,
         "ruleType": "normal",
         "instCategory": "1",
     }
