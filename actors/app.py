@@ -20,7 +20,7 @@ from actors.metrics import RayMetrics
 from actors.options import NAMESPACE, actor_name
 from marketprism_ray.config import Config
 from marketprism_ray.errors import MarketPrismError, SinkUnavailable
-from marketprism_ray.running import outcome_file, read_run, run_file
+from marketprism_ray.running import outcome_file, read_run, run_file, started
 from marketprism_ray.servers import EmbeddedServers
 from marketprism_ray.sinks.clickhouse import ClickHouseSink
 from marketprism_ray.sinks.settings import clickhouse_settings, nats_settings, published
@@ -99,6 +99,7 @@ class System:
                 json.dumps(
                     {
                         "pid": os.getpid(),
+                        "started": started(os.getpid()),
                         "address": ray.get_runtime_context().gcs_address,
                         "name": config.system.name,
                         "local": config.cluster.address is None,

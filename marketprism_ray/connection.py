@@ -100,7 +100,7 @@ class Connection:
         self.endpoint = endpoint
         self.url = url
         self.settings = settings or ConnectionSettings()
-        self.counts = dict.fromkeys(("connects", "failures", "replaced", "disconnects"), 0)
+        self.counts = dict.fromkeys(("connects", "failures", "replaced", "disconnects", "crashes"), 0)
         self.state = "closed"
         self.feed: Feed | None = None
         self.last_error = ""
@@ -150,6 +150,10 @@ class Connection:
                 self.last_error = f"{type(error).__name__}: {error}"
                 # For ever, whatever it is: a certificate or a proxy may be mended while we wait.
                 self._log.warning("connect_failed", error=self.last_error)
+            except Exception as error:  # noqa: BLE001 - the shell's edge: its streams must go on
+                self.counts["crashes"] += 1
+                self.last_error = f"internal error: {type(error).__name__}: {error}"
+                self._log.error("connection_crashed", exc_info=error)
             if time.monotonic() - began > self.settings.stable_s:
                 delays = backoff(self.settings, self._chance)
             self.state = "backoff"
@@ -360,7 +364,9 @@ class _Driver:
         if not self._replacing:
             self._replacing = True
             self._owner._log.info("replacing", reason=reason)
-            self._tasks.append(asyncio.get_running_loop().create_task(self._replace()))
+            task = asyncio.get_running_loop().create_task(self._replace())
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
 
     async def _replace(self) -> None:
         """Open a second socket and let it catch up; then the first one may go."""

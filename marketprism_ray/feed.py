@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from marketprism_ray.book_stream import BookStream
 from marketprism_ray.errors import DECODE_ERRORS, FrameError, shorten
 from marketprism_ray.hot import FrameIntake
 from marketprism_ray.record_stream import RecordStream
+from marketprism_ray.resubscribing import HourlyRequests, Patience
 from marketprism_ray.streams import FeedLink, Stream
 from marketprism_ray.sync import State
 from marketprism_ray.trade_stream import TradeStream
@@ -117,9 +118,11 @@ class Subscription:
     alarms: int = 0
     frames_seen: int = 0
     last_frame: int = 0
+    patience: Patience = field(default_factory=Patience)
 
     def clock_stepped(self, moved: int) -> None:
         """Move the times there are along with the clock; 0 means never."""
+        self.patience.clock_stepped(moved)
         self.sent += moved if self.sent else 0
         self.acked += moved if self.acked else 0
         self.retry_at += moved if self.retry_at else 0
@@ -180,6 +183,7 @@ class Feed(FrameIntake):
         self._pinged = 0
         self.caught_up = False
         self._asked_replacement = False
+        self._hourly = HourlyRequests(venue.limits.requests_per_hour)
         self._books = [stream for stream in self.streams if isinstance(stream, BookStream)]
 
     # --- events ---
@@ -266,6 +270,7 @@ class Feed(FrameIntake):
         self._last_frame += moved
         self._next_check += moved
         self._pinged += moved
+        self._hourly.clock_stepped(moved)
         for subscription in self._subscriptions.values():
             subscription.clock_stepped(moved)
 
@@ -312,12 +317,21 @@ class Feed(FrameIntake):
         self.actions.append(FetchTrades(stream, request, self.now + int(delay_s * SECOND)))
 
     def resubscribe(self, stream: Stream, reason: str) -> None:
-        """Unsubscribe and subscribe one stream."""
-        self.counts["resubscribed"] += 1
+        """Unsubscribe and subscribe one stream: at once, or as soon as its patience and the venue's limit allow it."""
         key = stream.wire_key
+        self._subscriptions[key].patience.wanted = True
+        self._resubscribe_due(key)
+
+    def _resubscribe_due(self, key: str) -> None:
+        patience = self._subscriptions[key].patience
+        if not patience.is_due(self.now) or not self._hourly.allows(2, self.now):
+            return
+        patience.asked(self.now)
+        self.counts["resubscribed"] += 1
         for each in self._sharing[key]:
             each.unsubscribed(self)
         self._request_id += 1
+        self._hourly.sent(self.now)
         self.actions.append(Send(self.venue.unsubscribe([key], self._request_id)))
         self._requests[str(self._request_id)] = ()
         self._subscribe([key])
@@ -339,6 +353,7 @@ class Feed(FrameIntake):
 
     def _send_subscribe(self, keys: list[str]) -> None:
         self._request_id += 1
+        self._hourly.sent(self.now)
         self._requests[str(self._request_id)] = tuple(keys)
         while len(self._requests) > REQUESTS_REMEMBERED:
             del self._requests[next(iter(self._requests))]
@@ -444,6 +459,9 @@ class Feed(FrameIntake):
         again = [key for key, sub in self._subscriptions.items() if self._is_overdue(sub, now)]
         if again:
             self._subscribe(again)
+        for key, subscription in self._subscriptions.items():
+            if subscription.patience.wanted:
+                self._resubscribe_due(key)
         if self.standby:
             self._check_standby()
 
@@ -452,9 +470,9 @@ class Feed(FrameIntake):
         settings = self.settings
         stream = subscription.stream
         if subscription.refused:
-            return now >= subscription.retry_at
+            return now >= subscription.retry_at and self._hourly.allows(1, now)
         if not subscription.acked and stream.frames == subscription.frames_before:
-            if now - subscription.sent > settings.ack_s * SECOND:
+            if now - subscription.sent > settings.ack_s * SECOND and self._hourly.allows(1, now):
                 self._alarm(subscription, f"{stream.key}: subscription not answered for {settings.ack_s:g} s")
                 return True
             return False
@@ -462,7 +480,11 @@ class Feed(FrameIntake):
             sync = stream.of(self)
             since = max(subscription.acked or subscription.sent, subscription.sent)
             if sync.state is State.SYNCING and now - since > settings.pushed_snapshot_s * SECOND:
-                sync.overdue()
+                if stream.codec.snapshot is not None:
+                    sync.overdue()
+                elif not subscription.patience.wanted:
+                    self._alarm(subscription, f"{stream.key}: no snapshot for {settings.pushed_snapshot_s:g} s")
+                    self.resubscribe(stream, "no snapshot")
         if isinstance(stream, TradeStream) and not self.standby and not subscription.probed:
             self._probe(subscription, stream, now)
         cadence = stream.channel.cadence_s
@@ -475,7 +497,7 @@ class Feed(FrameIntake):
         # Each alarm doubles the patience: a thin instrument must not use up the venue's message limit.
         limit *= 2 ** min(subscription.alarms, 6)
         since = max(subscription.last_frame, subscription.sent)
-        if now - since > limit * SECOND:
+        if now - since > limit * SECOND and not subscription.patience.wanted:
             self._alarm(subscription, f"{stream.key}: silent for {limit:g} s")
             self.resubscribe(stream, "silent")
         return False

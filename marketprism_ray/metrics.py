@@ -31,6 +31,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("marketprism_trades_missing", "counter", ("venue", "collector"), "trades_missing", "trades found missing"),
     Metric("marketprism_trades_repaired", "counter", ("venue", "collector"), "trades_repaired", "trades brought back"),
     Metric("marketprism_book_gaps", "counter", ("venue", "collector"), "book_gaps", "books that lost their chain"),
+    Metric("marketprism_crashes", "counter", ("venue", "collector"), "crashes", "connections begun anew by our fault"),
     Metric("marketprism_books_live", "gauge", ("venue", "collector"), "books_live", "books that answer now"),
     Metric("marketprism_books", "gauge", ("venue", "collector"), "books", "books wanted"),
     Metric(

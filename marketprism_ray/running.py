@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,22 @@ def read_run(data_dir: Path) -> dict[str, Any]:
     if not path.exists():
         raise ConfigError(f"{path}: nothing runs with this data directory; {START}")
     found: dict[str, Any] = json.loads(path.read_text())
-    if found["local"] and not is_alive(found["pid"]):
+    if found["local"] and started(found["pid"]) != found["started"]:
         raise ConfigError(f"{path}: process {found['pid']}, which ran here, is gone without a word; {START}")
     return found
 
 
-def is_alive(pid: int) -> bool:
-    """Tell whether a process of this machine is there."""
+def started(pid: int) -> str | None:
+    """Give when a process of this machine began, as the system counts it; None if there is no such process.
+
+    A number alone says little: after a restart of the machine it may be anybody's.
+    """
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is another user's
-    return True
+        # Behind the name in brackets, which may hold spaces: the 20th field, in ticks since the machine's start.
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{ticks}"
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return None
+    done = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

@@ -394,6 +394,7 @@ class Session:
                 {"name": c.feed.connection_id if c.feed else "", "state": c.state, **c.counts, "error": c.last_error}
                 for c in self.connections
             ],
+            "crashes": sum(connection.counts["crashes"] for connection in self.connections),
             "frames": sum(stream.frames for stream in self.streams),
             "last_received": max((stream.last_received for stream in self.streams), default=0),
             "records": self.batcher.records_total,

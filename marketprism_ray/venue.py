@@ -91,6 +91,8 @@ class SocketLimits:
     """... in this many seconds, per public address."""
     lifetime_s: float | None
     """Age at which the venue cuts the socket; we replace it before. None if it does not."""
+    requests_per_hour: int | None = None
+    """Subscribe and unsubscribe requests of one socket in an hour. None if they are not limited."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,11 +58,26 @@ def test_a_wrong_file_is_one_message_without_traceback(tmp_path: Path) -> None:
 def test_a_system_that_is_gone_is_said_at_once_and_down_clears_up(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    (tmp_path / "run.json").write_text(json.dumps({"pid": ended.pid, "local": True}))
+    (tmp_path / "run.json").write_text(json.dumps({"pid": ended.pid, "local": True, "started": "boot/1"}))
     for command in (["status"], ["query", "SELECT 1"], ["tail"], ["down"]):
         error = run(*command, "--data-dir", str(tmp_path), code=2).stderr
         assert f"process {ended.pid}, which ran here, is gone" in error
     assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_down_ends_no_process_that_only_has_the_same_number(tmp_path: Path, local: bool) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        run_json = {"pid": stranger.pid, "local": local, "started": "an earlier boot/1"}
+        (tmp_path / "run.json").write_text(json.dumps(run_json))
+        error = run("down", "--data-dir", str(tmp_path), code=2 if local else 1).stderr
+        assert ("is gone" if local else "is on another machine") in error
+        assert (tmp_path / "run.json").exists() is not local
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_query_reads_unless_it_may_write(tmp_path: Path) -> None:

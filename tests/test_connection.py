@@ -20,7 +20,8 @@ from marketprism_ray.book_stream import BookStream
 from marketprism_ray.budget import SECOND, CircuitBreaker, RequestBudget
 from marketprism_ray.config import Config, validate
 from marketprism_ray.connection import ConnectionSettings, backoff
-from marketprism_ray.errors import CircuitOpen, ConfigError, RateLimited, TransportError, VenueError
+from marketprism_ray.errors import CircuitOpen, RateLimited, TransportError, VenueError
+from marketprism_ray.feed import Feed
 from marketprism_ray.rest import RestClient, RestSettings, retry_after_s
 from marketprism_ray.session import Session, Shard
 from marketprism_ray.simulator.server import Simulator
@@ -188,10 +189,36 @@ async def test_refused_sockets_and_failing_rest_are_retried_until_it_works(simul
     await session.stop()
 
 
-async def test_an_unknown_symbol_is_an_error_at_start(simulator: Simulator) -> None:
-    session = Session(Shard("x", "okx_spot", (("trade", "NO-PE"),)), config(simulator.endpoints()))
-    with pytest.raises(ConfigError, match="okx_spot has no instruments NO-PE"):
-        await session.start()
+async def test_an_unknown_symbol_is_named_and_the_others_go_on(simulator: Simulator) -> None:
+    shard = Shard("x", "okx_spot", (("trade", "NO-SUCH"), ("trade", "BTC-USDT")))
+    session = Session(shard, config(simulator.endpoints()))
+    await session.start()
+    await until(lambda: trades_of(session)[0].frames > 0)
+    assert session.status()["unlisted"] == ["NO-SUCH"]
+    assert [stream.key for stream in session.streams] == ["okx_spot/trade/BTC-USDT"]
+    await session.stop()
+
+
+async def test_a_connection_that_ends_by_an_unforeseen_error_begins_anew_and_is_counted(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await session_of(simulator, "okx_spot")
+    stream = trades_of(session)[0]
+    connection = next(c for c in session.connections if c.feed is not None and stream in c.feed.streams)
+    make_feed = connection._make_feed
+    failures = [ZeroDivisionError("first"), RuntimeError("second")]
+
+    def fail(standby: bool) -> Feed:
+        if failures:
+            raise failures.pop(0)
+        return make_feed(standby)
+
+    monkeypatch.setattr(connection, "_make_feed", fail)
+    frames = stream.frames
+    connection.cut()
+    await until(lambda: not failures and stream.frames > frames and is_live(session))
+    assert session.status()["crashes"] == 2
+    assert connection.counts["crashes"] == 2
     await session.stop()
 
 

@@ -18,7 +18,7 @@ from marketprism_ray.commands import wide_console
 from marketprism_ray.config import load
 from marketprism_ray.errors import ConfigError, MarketPrismError
 from marketprism_ray.logs import configure
-from marketprism_ray.running import outcome_file, read_run, run_file
+from marketprism_ray.running import outcome_file, read_run, run_file, started
 
 DATA_DIR = click.option(
     "--data-dir",
@@ -205,7 +205,10 @@ def down(data_dir: Path, wait: float) -> None:
     """
     path = run_file(data_dir)
     try:
-        pid = read_run(data_dir)["pid"]
+        run = read_run(data_dir)
+        pid = run["pid"]
+        if started(pid) != run["started"]:
+            raise MarketPrismError(f"{path}: process {pid} is on another machine: run `marketprism down` there")
         os.kill(pid, signal.SIGTERM)
     except (ConfigError, ProcessLookupError) as error:
         if not path.exists():

@@ -835,6 +835,7 @@ _LIMITS = SocketLimits(
     connects=1,
     connects_period_s=1,
     lifetime_s=None,
+    requests_per_hour=440,  # published: 480
 )
 # The client sends the text "ping" when nothing has come for 20 s; 30 s without a push cuts the socket.
 _HEARTBEAT = Heartbeat(silent_s=45, ping_after_s=20, ping="ping")
