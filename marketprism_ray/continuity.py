@@ -45,6 +45,8 @@ class Hole:
     reason: str
     missing: int | None = None
     """Rows that are missing; None if nobody knows; 0 if the hole turned out to be none."""
+    is_routine: bool = False
+    """The venue never says it by itself: its history is asked, and only if that fails is it worth a row."""
 
 
 Holes = tuple[Hole, ...]
@@ -194,10 +196,13 @@ class Bars:
     Parameters
     ----------
     interval : ``1m``, ``1h``, ...
+    says_closed : the venue says which update of a candle is the final one; where it does not, each candle is a routine
+        hole after its end
     """
 
-    def __init__(self, interval: str) -> None:
+    def __init__(self, interval: str, *, says_closed: bool = True) -> None:
         self.interval = interval
+        self._says_closed = says_closed
         self._expected: int | None = None
         """Open time of the first candle that is not stored with its final values."""
         self._why = ""
@@ -231,7 +236,7 @@ class Bars:
         if open_time > self._expected:
             holes = (self._hole(open_time, self._lasting or self._why or "bar_missing"),)
             self._expected, self._lasting, self._why = open_time, "", ""
-        if is_closed:
+        if is_closed and self._says_closed:
             if self._lasting:
                 opened_at = following(self._expected, self.interval, -1)
                 holes = (Hole(opened_at, opened_at, self._lasting, 0),)
@@ -245,6 +250,10 @@ class Bars:
             return NONE
         if now - (self._delay or 0) < following(self._expected, self.interval) + LATE_NS:
             return NONE
+        if not self._says_closed and not self._why:
+            end = following(self._expected, self.interval)
+            hole, self._expected = self._hole(end, "bar_missing"), end
+            return (hole,)
         self._lasting = self._why or "bar_missing"
         return (Hole(following(self._expected, self.interval, -1), None, self._lasting),)
 
@@ -256,7 +265,8 @@ class Bars:
     def _hole(self, end: int, reason: str) -> Hole:
         assert self._expected is not None
         count = candles_between(self._expected, end, self.interval)
-        return Hole(following(self._expected, self.interval, -1), end, reason, count)
+        is_routine = count == 1 and reason == "bar_missing" and not self._says_closed
+        return Hole(following(self._expected, self.interval, -1), end, reason, count, is_routine)
 
 
 class Polls:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from marketprism_ray.batching import Batcher, Owner
 from marketprism_ray.continuity import Hole
@@ -19,6 +19,13 @@ class Place(NamedTuple):
     symbol_name: str
     data_type: str
     channel: str
+
+
+class Filler(Protocol):
+    """What fills holes from a venue's history."""
+
+    def hole(self, place: Place, hole: Hole, *, is_written: bool) -> None:
+        """Hear of a hole, and of its end; ``is_written`` if a row of it is in the ledger."""
 
 
 def write_gap(

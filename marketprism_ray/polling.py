@@ -3,7 +3,7 @@
 Jobs run on APScheduler inside the process that owns the streams, so that polled rows take the same way as streamed
 ones. Requests go through the venue's request budget with the priority of polls: snapshots and repairs go first.
 A row that was there in an earlier answer is not given again, unless the venue has corrected it: then it comes under a
-higher revision.
+higher revision. A poll that failed or was not made is a hole.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from marketprism_ray.batching import Batcher
 from marketprism_ray.config import Jobs
+from marketprism_ray.continuity import Hole, Polls
 from marketprism_ray.errors import DECODE_ERRORS, TransportError, VenueError, shorten
+from marketprism_ray.gaps import Filler, Place, write_gap
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Record
 from marketprism_ray.rest import RestClient
@@ -61,6 +63,22 @@ class PolledRows:
         """Count a row that could not be a record."""
         self.errors += 1
         self.last_error = error
+
+
+class PolledLine(PolledRows):
+    """The rows of one poll about one instrument, and what is missing of them."""
+
+    def __init__(self, task: Task, place: Place, instrument: Instrument, every_s: float) -> None:
+        super().__init__(f"{task.owner.key}/{place.symbol_name}", instrument)
+        self.place = place
+        self.time = Polls(int(every_s * 1e9), shows_past=task.poll.shows_past)
+        self.holes: list[Hole] = []
+        """Holes of rows that could not be records."""
+
+    def rejected(self, sequence: int, error: str) -> None:
+        """Note that a row of this time came and could not be a record."""
+        super().rejected(sequence, error)
+        self.holes.append(Hole(sequence, sequence, "malformed", 1))
 
 
 class NewRows:
@@ -103,7 +121,7 @@ def _place(record: Record) -> tuple[object, ...]:
 class Task:
     """One poll with the requests it takes for the instruments that are wanted."""
 
-    def __init__(self, venue: Venue, poll: Poll, instruments: Sequence[Instrument]) -> None:
+    def __init__(self, venue: Venue, poll: Poll, instruments: Sequence[Instrument], every_s: float) -> None:
         self.poll = poll
         self.instruments = [instrument for instrument in instruments if poll.applies(instrument)]
         self.lookup = {instrument.venue_symbol: instrument for instrument in self.instruments}.get
@@ -111,13 +129,24 @@ class Task:
         self.rows = 0
         self.failures = 0
         self.owner = PolledRows(f"{venue.name}/{poll.data_type}/poll", instruments[0])
+        self.lines: dict[str, PolledLine] = {}
+        """By the symbol that rows are filed under."""
+        self._names: dict[str, str] = {}
+        for instrument in self.instruments:
+            channel = venue.gap_channel(poll, instrument)
+            place = Place(venue.name, *venue.filed_under(poll.data_type, instrument), poll.data_type, channel)
+            self.lines.setdefault(place.symbol_name, PolledLine(self, place, instrument, every_s))
+            self._names[instrument.venue_symbol] = place.symbol_name
 
-    def requests(self, now: int) -> list[Request]:
-        """Give the requests of one run; equal ones once."""
-        found: dict[tuple[str, tuple[tuple[str, str], ...]], Request] = {}
+    def requests(self, now: int) -> list[tuple[Request, list[PolledLine]]]:
+        """Give the requests of one run, equal ones once, each with the lines it is about."""
+        found: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[Request, list[PolledLine]]] = {}
         for instrument in self.instruments:
             request = self.poll.request(instrument, now)
-            found.setdefault((request.path, tuple(sorted(request.params.items()))), request)
+            _, lines = found.setdefault((request.path, tuple(sorted(request.params.items()))), (request, []))
+            line = self.lines[self._names[instrument.venue_symbol]]
+            if line not in lines:
+                lines.append(line)
         return list(found.values())
 
 
@@ -145,11 +174,12 @@ class Poller:
         self._new = NewRows()
         self._scheduler: AsyncIOScheduler | None = None
         self._stopping = False
+        self.filler: Filler | None = None
         self._log = log.bind(venue=venue.name)
         for poll in venue.polls:
             instruments = [instrument for data_type, instrument in wanted if data_type == poll.data_type]
             if instruments:
-                task = Task(venue, poll, instruments)
+                task = Task(venue, poll, instruments, float(getattr(jobs, poll.job)))
                 if task.instruments:
                     self.tasks.append(task)
 
@@ -196,34 +226,62 @@ class Poller:
         """Do one poll: ask, decode, keep what is new. A request that fails holds up no other."""
         task.runs += 1
         try:
-            for request in task.requests(time.time_ns()):
-                await self._ask(task, request)
+            for request, lines in task.requests(time.time_ns()):
+                await self._ask(task, request, lines)
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
 
-    async def _ask(self, task: Task, request: Request) -> None:
+    async def _ask(self, task: Task, request: Request, lines: Sequence[PolledLine]) -> None:
         try:
             answer = await self._rest.get(request)
             found = task.poll.answer.decode(answer.body, request.params, task.lookup, answer.received)
         except (VenueError, TransportError) as error:
-            self._failed(task, request, str(error))
+            self._failed(task, request, lines, str(error))
         except DECODE_ERRORS as error:
-            self._failed(task, request, f"{type(error).__name__}: {error}")
+            self._failed(task, request, lines, f"{type(error).__name__}: {error}")
         else:
             for record in self._new.of(found):
                 task.rows += 1
                 # Of one key the newest word counts, also over what a predecessor wrote.
                 revised = msgspec.structs.replace(record, revision=self._batcher.revision())
-                self._batcher.record(task.owner, revised, answer.received)
+                self._batcher.record(task.lines.get(record.symbol_name, task.owner), revised, answer.received)
+            for line in lines:
+                times = [record.timestamp for record in found if record.symbol_name == line.place.symbol_name]
+                self._write(line, line.time.succeeded(times, answer.received), answer.received)
 
-    def _failed(self, task: Task, request: Request, error: str) -> None:
+    def _failed(self, task: Task, request: Request, lines: Sequence[PolledLine], error: str) -> None:
         task.failures += 1
         task.owner.errors += 1
         text = f"{request.path}: {shorten(error)}"
         if text != task.owner.last_error:
             self._log.warning("poll_failed", job=task.poll.job, data_type=task.poll.data_type, error=text)
         task.owner.last_error = text
+        now = time.time_ns()
+        for line in lines:
+            self._write(line, line.time.failed(now), now)
+
+    def _write(self, line: PolledLine, holes: Sequence[Hole], now: int) -> None:
+        """Write holes down, and have them filled where the venue keeps its past."""
+        has_past = self.venue.history(line.place.data_type, line.instrument) is not None
+        for hole in holes:
+            write_gap(self._batcher, line, line.place, hole, now, may_be_repaired=has_past)
+            if has_past and self.filler is not None:
+                self.filler.hole(line.place, hole, is_written=True)
+
+    def tick(self, now: int) -> None:
+        """Look at the time: polls may not have been made. Call a few times a second."""
+        for task in self.tasks:
+            for line in task.lines.values():
+                self._write(line, [*line.holes, *line.time.tick(now)], now)
+                line.holes.clear()
+
+    def clock_stepped(self, moved: int) -> None:
+        """Move along with the clock: jobs go by it."""
+        for task in self.tasks:
+            for line in task.lines.values():
+                line.time.clock_stepped(moved)
+        self.run_all()
 
     def status(self) -> dict[str, dict[str, object]]:
         """Give what an operator wants to know of each poll, by path."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from marketprism_ray.batching import Batcher
 from marketprism_ray.continuity import Bars, Hole, Holes, Pushes
 from marketprism_ray.errors import DECODE_ERRORS
-from marketprism_ray.gaps import Place, write_gap
+from marketprism_ray.gaps import Filler, Place, write_gap
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Kline, Record
 from marketprism_ray.streams import FeedLink, Stream
@@ -27,7 +27,7 @@ class Line:
         self.instrument = stream.instrument
         self.place = place
         self.key = f"{place.exchange_name}/{place.data_type}/{place.channel or channel.name}/{place.symbol_name}"
-        self.time = Bars(channel.interval) if channel.interval else _pushes(channel)
+        self.time = Bars(channel.interval, says_closed=channel.says_closed) if channel.interval else _pushes(channel)
         self._stream = stream
 
     @property
@@ -81,6 +81,7 @@ class RecordStream(Stream):
         self.records = 0
         self.shedding = False
         """True while nothing is read because the sinks cannot take more."""
+        self.filler: Filler | None = None
         self._decode = self.codec.decode
         self.data_types = frozenset(channel.data_type for channel in channels)
         self._lookup = {instrument.venue_symbol: instrument for instrument in instruments}.get
@@ -172,6 +173,12 @@ class RecordStream(Stream):
             line.time.clock_stepped(moved)
 
     def write(self, line: Line, hole: Hole, now: int = 0) -> None:
-        """Write a hole down."""
-        may_be_repaired = isinstance(line.time, Bars)  # no venue gives back what it pushed otherwise
-        write_gap(self.batcher, line, line.place, hole, now or self.last_received, may_be_repaired=may_be_repaired)
+        """Write a hole down, and have it filled where the venue keeps its past."""
+        place = line.place
+        # Of what is pushed venues keep candles only: other histories are coarser than what was missed.
+        has_past = isinstance(line.time, Bars) and self.venue.history(place.data_type, line.instrument) is not None
+        is_written = not (hole.is_routine and has_past and self.filler is not None)
+        if is_written:
+            write_gap(self.batcher, line, place, hole, now or self.last_received, may_be_repaired=has_past)
+        if has_past and self.filler is not None:
+            self.filler.hole(place, hole, is_written=is_written)

@@ -24,6 +24,7 @@ from marketprism_ray.instruments import Instrument, InstrumentTable, parse_top
 from marketprism_ray.polling import PolledRows, Poller
 from marketprism_ray.record_stream import RecordStream
 from marketprism_ray.records import Gap
+from marketprism_ray.repair import Repairer
 from marketprism_ray.rest import RestClient, RestSettings
 from marketprism_ray.streams import Stream
 from marketprism_ray.trade_stream import TradeStream
@@ -145,6 +146,7 @@ class Session:
         self._tap = tap
         self._tasks: list[asyncio.Task[None]] = []
         self.poller: Poller | None = None
+        self.repairer: Repairer | None = None
         self.liquidations_down: list[str] = []
         self.unlisted: list[str] = []
         """Symbols of the shard that the venue did not list at the start."""
@@ -175,6 +177,18 @@ class Session:
         self._note_instruments({instrument.symbol_name: instrument for _, instrument in listed})
         self.streams = self._make_streams(listed)
         self._record_streams = [stream for stream in self.streams if isinstance(stream, RecordStream)]
+        self.repairer = Repairer(
+            self.venue,
+            {
+                self.venue.filed_under(data_type, table[symbol]): table[symbol]
+                for data_type, symbol in self.shard.streams
+            },
+            self.rest,
+            self.batcher,
+            self.clock,
+        )
+        for record_stream in self._record_streams:
+            record_stream.filler = self.repairer
         for stream in self.streams:
             by_endpoint.setdefault(stream.channel.endpoint, []).append(stream)
         limits = self.venue.limits
@@ -194,6 +208,8 @@ class Session:
             self.batcher,
             self.config.scheduler.jobs,
         )
+        self.poller.filler = self.repairer
+        self.repairer.start()
         self.poller.start([("health", self._log_health), ("liquidation", self._check_liquidations)])
 
     async def stop(self) -> None:
@@ -201,6 +217,8 @@ class Session:
         self._stopping = True
         if self.poller is not None:
             await self.poller.stop()
+        if self.repairer is not None:
+            await self.repairer.stop()
         for task in self._tasks:
             task.cancel()
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -302,7 +320,9 @@ class Session:
         for connection in self.connections:
             connection.clock_stepped(now, moved)
         if self.poller is not None:
-            self.poller.run_all()
+            self.poller.clock_stepped(moved)
+        if self.repairer is not None:
+            self.repairer.clock_stepped(moved)
         self._drain_all = True
         if not self.streams:
             return
@@ -353,6 +373,8 @@ class Session:
             self._next_look = now + LOOK_NS
             for stream in self._record_streams:
                 stream.tick(now)
+            if self.poller is not None:
+                self.poller.tick(now)
         # What was received before a step has an age that means nothing.
         force, self._drain_all = force or self._drain_all, False
         return self.batcher.drain(now, force=force)
@@ -390,6 +412,7 @@ class Session:
             "liquidations_down": self.liquidations_down,
             "unlisted": self.unlisted,
             "polls": {} if self.poller is None else self.poller.status(),
+            "repairs": {} if self.repairer is None else self.repairer.status(),
             "connections": [
                 {"name": c.feed.connection_id if c.feed else "", "state": c.state, **c.counts, "error": c.last_error}
                 for c in self.connections

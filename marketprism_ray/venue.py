@@ -301,6 +301,8 @@ class Channel:
     """Tells which instruments have this channel."""
     interval: str = ""
     """Of a channel of candles, in our own words: ``1m``, ``1h``, ``1d``."""
+    says_closed: bool = True
+    """Of a channel of candles: the venue says which update is the final one."""
     spacing_s: float | None = None
     """Shortest time between frames, where the venue sends them by the clock: between two that are no further apart
     there is none."""
@@ -326,6 +328,8 @@ class Poll:
     request: Callable[[Instrument, int], Request]
     """(instrument, now in ns) -> request. Equal requests of several instruments are sent once."""
     applies: Callable[[Instrument], bool] = everything
+    shows_past: bool = False
+    """An answer holds the last rows, not only the newest: it makes up for polls that were missed."""
 
     @property
     def data_type(self) -> str:
@@ -352,6 +356,30 @@ class TradeHistory:
     """Wire structs with the same attributes as those of the trade codec, any order."""
     newest_first: bool
     """True if pages go from new to old: the request's last sequence decides where a page begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """REST access to the past of a data type by time, for closing gaps. Pages are asked for from old to new."""
+
+    answer: Answer
+    request: Callable[[Instrument, int, int, str], Request]
+    """(instrument, first, last, interval of candles) -> request of the rows from first to last, both ns and included;
+    of candles those that open then. They are never more than a page."""
+    page: int
+    """Rows that one answer holds."""
+    step_s: float
+    """Shortest time between two rows; candles have their interval instead."""
+    keeps_s: float | None = None
+    """How far back it reaches; None if no limit is documented."""
+    longest_s: float | None = None
+    """Longest span of one request, where that is limited."""
+    applies: Callable[[Instrument], bool] = everything
+
+    @property
+    def data_type(self) -> str:
+        """What it yields."""
+        return self.answer.data_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +412,8 @@ class Venue:
     recorded_channels: tuple[Channel, ...] = ()
     """Further channels that recordings contain and ``replay`` reads."""
     trade_history: TradeHistory | None = None
+    histories: tuple[History, ...] = ()
+    """Of other data types than trades."""
     polls: tuple[Poll, ...] = ()
     answers: tuple[Answer, ...] = ()
     """Further answers that recordings contain and ``replay`` reads."""
@@ -431,14 +461,20 @@ class Venue:
         name = self.names.get(data_type)
         return (instrument.market_type, instrument.symbol_name) if name is None else name(instrument)
 
-    def gap_channel(self, channel: Channel, instrument: Instrument) -> str:
-        """Give what tells a channel from others that carry the same data type; empty if there are none."""
-        if channel.interval:
-            return channel.interval
-        data_type = channel.data_type
+    def history(self, data_type: str, instrument: Instrument) -> History | None:
+        """Give the past of a data type of an instrument; None if the venue does not keep it."""
+        return next((h for h in self.histories if h.data_type == data_type and h.applies(instrument)), None)
+
+    def gap_channel(self, way: Channel | Poll, instrument: Instrument) -> str:
+        """Give what tells a channel or a poll from others of the same data type; empty if there are none."""
+        data_type = way.data_type
+        if isinstance(way, Channel) and way.interval:
+            return way.interval
         ways = sum(other.data_type == data_type and other.applies(instrument) for other in self.channels)
         ways += any(poll.data_type == data_type and poll.applies(instrument) for poll in self.polls)
-        return channel.name if ways > 1 else ""
+        if ways < 2:
+            return ""
+        return way.name if isinstance(way, Channel) else "poll"
 
     @property
     def intervals(self) -> tuple[str, ...]:

@@ -138,8 +138,8 @@ def test_requests_that_are_equal_are_sent_once() -> None:
     items = [
         swap("BTC", "deribit_derivatives", quote="USD", symbol_name=name, venue_symbol=name) for name in ("a", "b", "c")
     ]
-    task = Task(DERIBIT, poll, [*items, swap("ETH", "deribit_derivatives", quote="USD"), swap("SOL", quote="USDC")])
-    requests = task.requests(NOW)
+    task = Task(DERIBIT, poll, [*items, swap("ETH", "deribit_derivatives", quote="USD"), swap("SOL", quote="USDC")], 60)
+    requests = [request for request, _ in task.requests(NOW)]
     assert [request.params["currency"] for request in requests] == ["BTC", "ETH"]
     assert requests[0].params["end_timestamp"] == str(NOW // 10**6)
 
@@ -150,7 +150,7 @@ def test_polls_are_only_for_what_is_wanted_and_for_instruments_that_have_it() ->
     assert made.tasks == []
     made, _ = poller(Rest({}), [("funding_rate", dated), ("funding_rate", swap("BTC"))])
     assert [task.poll.data_type for task in made.tasks] == ["funding_rate"]
-    assert [r.params["symbol"] for r in made.tasks[0].requests(NOW)] == ["BTCUSDT"]
+    assert [r.params["symbol"] for r, _ in made.tasks[0].requests(NOW)] == ["BTCUSDT"]
 
 
 @pytest.mark.parametrize("venue", [name for name, venue in VENUES.items() if venue.polls])
@@ -173,3 +173,63 @@ async def test_funding_is_asked_right_after_each_full_hour_as_well() -> None:
     following = trigger.get_next_fire_time(at, at)
     assert timedelta(0) < following - at <= timedelta(seconds=30)
     assert following.minute == 0
+
+
+def of(batcher: Batcher, data_type: str) -> list[dict[str, Any]]:
+    batches = [batch for batch in batcher.drain(NOW, force=True) if batch.data_type == data_type]
+    return [row for batch in batches for row in batch.data.to_pylist()]
+
+
+async def test_a_poll_that_fails_is_a_hole_of_its_instrument_until_one_succeeds() -> None:
+    at = NOW // 10**6
+    answers: dict[str, Any] = {s: {"symbol": s, "openInterest": "7", "time": at} for s in ("BTCUSDT", "ETHUSDT")}
+    rest = Rest(answers)
+    made, batcher = poller(rest, [("open_interest", swap("BTC")), ("open_interest", swap("ETH"))])
+    (task,) = made.tasks
+    await made.run(task)
+    answers["BTCUSDT"] = TransportError("gone")
+    await made.run(task)
+    await made.run(task)
+    (gap,) = of(batcher, "gap")
+    assert (gap["symbol_name"], gap["reason"], gap["status"]) == ("BTC-USDT-SWAP", "poll_failed", "open")
+    assert (gap["opened_at"].value, gap["closed_at"]) == (NOW, None)
+    answers["BTCUSDT"] = {"symbol": "BTCUSDT", "openInterest": "7", "time": at + 900_000}
+    heard: list[Any] = []
+
+    class Filler:
+        def hole(self, place: Any, hole: Any, *, is_written: bool) -> None:
+            heard.append((place.data_type, hole.closed_at, is_written))
+
+    made.filler = Filler()
+    await made.run(task)
+    (gap,) = of(batcher, "gap")
+    assert (gap["closed_at"].value, gap["missing_count"]) == (NOW + 900 * 10**9, 2)
+    assert heard == [("open_interest", NOW + 900 * 10**9, True)]
+
+
+async def test_an_answer_that_holds_what_a_failed_poll_would_have_brought_closes_its_hole() -> None:
+    hour = 3_600_000
+    rows_then = [{"symbol": "BTCUSDT", "fundingRate": "0.1", "fundingTime": NOW // 10**6 - n * hour} for n in (2, 1)]
+    answers: dict[str, Any] = {"BTCUSDT": rows_then}
+    made, batcher = poller(Rest(answers), [("funding_rate", swap("BTC"))])
+    (task,) = made.tasks
+    await made.run(task)
+    answers["BTCUSDT"] = VenueError("no")
+    await made.run(task)
+    answers["BTCUSDT"] = [*rows_then, {"symbol": "BTCUSDT", "fundingRate": "0.1", "fundingTime": NOW // 10**6}]
+    await made.run(task)
+    gaps = of(batcher, "gap")
+    assert [(gap["status"], gap["missing_count"], gap["channel"]) for gap in gaps] == [
+        ("open", None, "poll"), ("repaired", 0, "poll")]  # fmt: skip
+
+
+async def test_a_poll_that_was_not_made_in_its_time_is_a_hole() -> None:
+    made, batcher = poller(
+        Rest({"BTCUSDT": {"symbol": "BTCUSDT", "openInterest": "7", "time": NOW // 10**6}}),
+        [("open_interest", swap("BTC"))],
+    )
+    await made.run(made.tasks[0])
+    made.tick(NOW + 301 * 10**9)
+    assert of(batcher, "gap") == []
+    made.tick(NOW + 601 * 10**9)
+    assert [gap["reason"] for gap in of(batcher, "gap")] == ["poll_missed"]

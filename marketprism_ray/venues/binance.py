@@ -33,6 +33,7 @@ from marketprism_ray.venue import (
     Delta,
     Follows,
     Heartbeat,
+    History,
     Lookup,
     Priority,
     RecordCodec,
@@ -393,6 +394,29 @@ def rest_klines(body: bytes, params: Mapping[str, str], lookup: Lookup, received
     ]
 
 
+def kline_history(
+    path: str, costs: Callable[[int], tuple[tuple[str, int], ...]], longest_s: float | None = None
+) -> History:
+    """Give the history of candles: ``startTime`` and ``endTime`` are about open times, both included.
+
+    Parameters
+    ----------
+    costs : limit -> what a request costs
+    longest_s : longest span of one request
+    """
+
+    def request(instrument: Instrument, first: int, last: int, interval: str) -> Request:
+        params = {"symbol": instrument.venue_symbol, "interval": interval, "limit": "1000", **between(first, last)}
+        return Request(path, params, costs(1000), Priority.BACKFILL)
+
+    return History(Answer("kline", path, rest_klines), request, 1000, 0, longest_s=longest_s)
+
+
+def between(first: int, last: int) -> dict[str, str]:
+    """Give the parameters of a span of time; both ends are included."""
+    return {"startTime": str(-(-first // MS)), "endTime": str(last // MS)}
+
+
 def rest_tickers(body: bytes, _: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
     """Read ``ticker/24hr``: one object or a list of them."""
     rows = _decode_rest_tickers(body) if body[:1] == b"[" else [_decode_rest_ticker(body)]
@@ -751,5 +775,6 @@ SPOT = Venue(
     volumes=Volumes((Request("/api/v3/ticker/24hr", {}, (("weight", 80), ("raw", 1))),), volumes),
     # fromId is inclusive and ascending; no key and no documented age limit.
     trade_history=TradeHistory(_history_request, _decode_rest_trades, newest_first=False),
+    histories=(kline_history("/api/v3/klines", lambda _: (("weight", 2), ("raw", 1))),),
     docs="https://developers.binance.com/docs/binance-spot-api-docs",
 )

@@ -13,6 +13,7 @@ https://developers.binance.com/docs/derivatives/change-log (read August 2026)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
@@ -31,6 +32,7 @@ from marketprism_ray.venue import (
     Delta,
     Follows,
     Heartbeat,
+    History,
     Lookup,
     Poll,
     Priority,
@@ -461,6 +463,33 @@ def _get(path: str, costs: tuple[tuple[str, int], ...], **params: str) -> Callab
     return request
 
 
+def _past(
+    answer: Answer,
+    costs: tuple[tuple[str, int], ...],
+    page: int,
+    step_s: float,
+    applies: Callable[[Instrument], bool],
+    *,
+    keeps_s: float | None = None,
+    **params: str,
+) -> History:
+    """Give the history of what is polled: the same endpoint with times."""
+    get = _get(answer.path, costs, **params, limit=str(page))
+
+    def request(instrument: Instrument, first: int, last: int, _: str) -> Request:
+        asked = get(instrument, last)
+        return replace(asked, params={**asked.params, **binance.between(first, last)}, priority=Priority.BACKFILL)
+
+    return History(answer, request, page, step_s, keeps_s, applies=applies)
+
+
+def _kline_weight(limit: int) -> tuple[tuple[str, int], ...]:
+    return (("weight", 1 if limit < 100 else 2 if limit < 500 else 5 if limit <= 1000 else 10),)
+
+
+_DAY_S = 86_400.0
+_KEPT_S = 29.5 * _DAY_S
+"""The statistics reach 30 days back; the oldest half day may go while we ask."""
 _INTERVALS = binance.INTERVALS[1:]
 _AGGREGATE = TradeCodec(binance.decode_aggregate, MS, binance.is_buyer_maker, binance.fills)
 _EVERY_TRADE = TradeCodec(binance.decode_trade, MS, binance.is_buyer_maker)
@@ -526,6 +555,7 @@ def _venue(
                     limit="12",
                 ),
                 _perpetual,
+                shows_past=True,
             )
         )
     return Venue(
@@ -590,12 +620,35 @@ def _venue(
             ),
         ),
         trade_history=_history(prefix),
+        histories=(
+            # COIN-M: at most 200 days a request.
+            binance.kline_history(
+                f"{prefix}/klines", _kline_weight, **({"longest_s": 199 * _DAY_S} if by_pair else {})
+            ),
+            # Settlements are an hour apart at least.
+            _past(charged, (("funding", 1), ("weight", 1)), 1000, 3600, _perpetual, symbol=""),
+            _past(
+                interest_history,
+                statistics,
+                500,
+                300,
+                _perpetual if by_pair else everything,
+                keeps_s=_KEPT_S,
+                period="5m",
+                **({"pair": "", "contractType": "PERPETUAL"} if by_pair else {"symbol": ""}),
+            ),
+            *(
+                _past(ratio, statistics, 500, 300, _perpetual, keeps_s=_KEPT_S, **asked, period="5m")
+                for ratio in (top_position, all_account)
+            ),
+        ),
         polls=(
             Poll(
                 "funding_rate",
                 charged,
                 _get(charged.path, (("funding", 1), ("weight", 1)), symbol="", limit="3"),
                 _perpetual,
+                shows_past=True,
             ),
             *interest_polls,
             Poll(
@@ -603,12 +656,14 @@ def _venue(
                 top_position,
                 _get(top_position.path, statistics, **asked, period="5m", limit="12"),
                 _perpetual,
+                shows_past=True,
             ),
             Poll(
                 "long_short_ratio",
                 all_account,
                 _get(all_account.path, statistics, **asked, period="5m", limit="12"),
                 _perpetual,
+                shows_past=True,
             ),
         ),
         answers=(

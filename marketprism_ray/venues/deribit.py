@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -50,6 +51,7 @@ from marketprism_ray.venue import (
     Delta,
     Follows,
     Heartbeat,
+    History,
     Ignore,
     Lookup,
     Poll,
@@ -67,6 +69,7 @@ from marketprism_ray.venue import (
     Venue,
     Volumes,
     WireLevel,
+    everything,
 )
 
 # --- wire ------------------------------------------------------------------------------------------------------------
@@ -283,6 +286,16 @@ class _VolatilityPage(msgspec.Struct):
     data: list[tuple[int, Decimal, Decimal, Decimal, Decimal]]
 
 
+class _Chart(msgspec.Struct):
+    ticks: list[int]
+    open: list[Decimal]
+    high: list[Decimal]
+    low: list[Decimal]
+    close: list[Decimal]
+    volume: list[Decimal]
+    cost: list[Decimal]
+
+
 def _parameters(kind: Any) -> Callable[[bytes], Any]:
     """Give a decoder of ``{"params": {"channel": ..., "data": kind}}``."""
     inner = msgspec.defstruct("Params", [("channel", str), ("data", kind)], gc=False)
@@ -306,6 +319,7 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_funding = _result(list[_FundingRow])
 _decode_summaries = _result(list[_Summary])
 _decode_volatility_page = _result(_VolatilityPage)
+_decode_chart = _result(_Chart)
 
 # --- trades ----------------------------------------------------------------------------------------------------------
 
@@ -615,6 +629,37 @@ def _candles(interval: str, seconds: int) -> Callable[[bytes, Lookup, int], Sequ
     return _events(Candle, to_records)
 
 
+def _rest_candles(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+    """Read the parallel arrays of ``get_tradingview_chart_data``; the last candle may be an open one."""
+    instrument = lookup(params["instrument_name"])
+    if instrument is None:
+        return []
+    interval, seconds = next((name, s) for name, (r, s) in _RESOLUTIONS.items() if r == params["resolution"])
+    chart: _Chart = _decode_chart(body).result
+    found = []
+    for at, opened, high, low, close, volume, cost in zip(
+        chart.ticks, chart.open, chart.high, chart.low, chart.close, chart.volume, chart.cost, strict=True
+    ):
+        end = at * MS + seconds * 1_000_000_000
+        found.append(
+            records.Kline(
+                **common(instrument, end, received, "backfill"),
+                interval=interval,
+                open_time=at * MS,
+                close_time=end,
+                open_price=plain(opened),
+                high_price=plain(high),
+                low_price=plain(low),
+                close_price=plain(close),
+                volume=plain(volume),
+                quote_volume=plain(cost),
+                is_closed=received >= end,
+                revision=candle_revision("backfill", is_closed=received >= end, order=volume_order(plain(volume))),
+            )
+        )
+    return found
+
+
 def _index(name: str, time: int, received: int, source: Source) -> dict[str, Any]:
     """Give the common fields of an index, which is no instrument: ``btc_usd`` goes with the options, as BTC-USD."""
     return {
@@ -903,6 +948,27 @@ def _get(path: str, seconds: int, **params: Callable[[Instrument], str] | str) -
     return request
 
 
+def _past(
+    answer: Answer, page: int, step_s: float, applies: Callable[[Instrument], bool], *, beyond_s: int = 0, **params: Any
+) -> History:
+    """Give the history of a method that takes times; ``resolution`` of candles is filled in.
+
+    Parameters
+    ----------
+    beyond_s : asked for after the end, where a row is only known to be complete by the one that follows
+    """
+    get = _get(answer.path, 0, **params)
+
+    def request(instrument: Instrument, first: int, last: int, interval: str) -> Request:
+        asked = get(instrument, last + beyond_s * 1_000_000_000)
+        more = {"start_timestamp": str(-(-first // MS))} | (
+            {"resolution": _RESOLUTIONS[interval][0]} if interval else {}
+        )
+        return replace(asked, params={**asked.params, **more}, priority=Priority.BACKFILL)
+
+    return History(answer, request, page, step_s, applies=applies)
+
+
 def _venue_symbol(instrument: Instrument) -> str:
     return instrument.venue_symbol
 
@@ -912,6 +978,7 @@ def _coin(instrument: Instrument) -> str:
 
 
 _CHARGED = Answer("funding_rate", "/api/v2/public/get_funding_rate_history", _funding_history)
+_CHART = Answer("kline", "/api/v2/public/get_tradingview_chart_data", _rest_candles)
 _VOLATILITY_HISTORY = Answer("volatility_index", "/api/v2/public/get_volatility_index_data", _volatility_history)
 
 DERIVATIVES = Venue(
@@ -964,6 +1031,7 @@ DERIVATIVES = Venue(
                 RecordCodec(_candles(interval, seconds)),
                 None,
                 interval=interval,
+                says_closed=False,
             )
             for interval, (resolution, seconds) in _RESOLUTIONS.items()
         ),
@@ -990,21 +1058,30 @@ DERIVATIVES = Venue(
         Channel("funding_rate", "perpetual.100ms", "public", _key("perpetual"), _PERPETUAL, None, _is("perpetual")),
     ),
     trade_history=TradeHistory(_history_request, _decode_history, newest_first=False),
+    # Pages are not documented to the row: these are well below what others report.
+    histories=(
+        _past(_CHART, 1000, 0, everything, instrument_name=_venue_symbol),
+        _past(_CHARGED, 500, 3600, _is("perpetual"), instrument_name=_venue_symbol),
+        _past(_VOLATILITY_HISTORY, 500, 60, _has_volatility, beyond_s=60, currency=_coin, resolution="60"),
+    ),
     polls=(
         Poll(
             "funding_rate",
             _CHARGED,
             _get(_CHARGED.path, 3 * 3600, instrument_name=_venue_symbol),
             _is("perpetual"),
+            shows_past=True,
         ),
         Poll(
             "volatility_index",
             _VOLATILITY_HISTORY,
             _get(_VOLATILITY_HISTORY.path, 600, currency=_coin, resolution="60"),
             _has_volatility,
+            shows_past=True,
         ),
     ),
     answers=(
+        _CHART,
         Answer("open_interest", "/api/v2/public/get_book_summary_by_currency", _summaries),
         Answer("trade", "/api/v2/public/get_last_trades_by_instrument", _rest_trades),
     ),

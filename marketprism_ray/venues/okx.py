@@ -49,6 +49,7 @@ from marketprism_ray.venue import (
     Delta,
     Follows,
     Heartbeat,
+    History,
     Ignore,
     Lookup,
     Poll,
@@ -574,6 +575,23 @@ def _ratio(kind: type[Any]) -> Callable[[bytes, Mapping[str, str], Lookup, int],
     return decode
 
 
+def _rest_interest(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
+    """Rows are ``[ts, oi, oiCcy, oiUsd]``: contracts, base coin, USD."""
+    instrument = lookup(params["instId"])
+    if instrument is None:
+        return []
+    return [
+        records.OpenInterest(
+            **common(instrument, int(ts) * MS, received, "backfill"),
+            open_interest=given(base),
+            open_interest_value=given(value),
+            raw_quantity=given(contracts),
+            quantity_unit=instrument.quantity_unit,
+        )
+        for ts, contracts, base, value in _decode_table(_decode_rows(body).data)
+    ]
+
+
 def _figures(*names: str) -> Callable[[bytes], dict[str, Any]]:
     """Give the reader of the venue's own figures in a push, for ``replay``."""
 
@@ -848,6 +866,7 @@ _REST = Rest(
         Budget("tickers", 20, 2, pool="okx"),
         Budget("funding-rate-history", 10, 2, pool="okx"),
         Budget("rubik", 5, 2, pool="okx"),
+        Budget("history-candles", 20, 2, pool="okx"),
     ),
     check=check,
 )
@@ -949,31 +968,74 @@ _TOP_POSITION = Answer(
 )
 _ALL_ACCOUNT = Answer("lsr_all_account", f"{_RUBIK}-account-ratio-contract", _ratio(records.LsrAllAccount))
 _CHARGED = Answer("funding_rate", "/api/v5/public/funding-rate-history", _rows(FundingRate, _funding))
+_INTEREST_HISTORY = Answer("open_interest", "/api/v5/rubik/stat/contracts/open-interest-history", _rest_interest)
+_CANDLE_HISTORY = Answer("kline", "/api/v5/market/history-candles", _rest_candles)
 _POLLS = (
     Poll(
         "funding_rate",
         _CHARGED,
         _get(_CHARGED.path, "funding-rate-history", instId="", limit="3"),
         _is("perpetual"),
+        shows_past=True,
     ),
     Poll(
         "long_short_ratio",
         _TOP_POSITION,
         _get(_TOP_POSITION.path, "rubik", instId="", period="5m", limit="12"),
         _is("perpetual"),
+        shows_past=True,
     ),
     Poll(
         "long_short_ratio",
         _ALL_ACCOUNT,
         _get(_ALL_ACCOUNT.path, "rubik", instId="", period="5m", limit="12"),
         _is("perpetual"),
+        shows_past=True,
     ),
+)
+
+
+def _outside(first: int, last: int) -> dict[str, str]:
+    """Give a span as this venue pages: older than ``after``, newer than ``before``, newest first."""
+    return {"after": str(last // MS + 1), "before": str(-(-first // MS) - 1)}
+
+
+def _past_candles(instrument: Instrument, first: int, last: int, interval: str) -> Request:
+    params = {"instId": instrument.venue_symbol, "bar": _CANDLES[interval], "limit": "100", **_outside(first, last)}
+    return Request(_CANDLE_HISTORY.path, params, (("history-candles", 1),), Priority.BACKFILL)
+
+
+def _past_funding(instrument: Instrument, first: int, last: int, _: str) -> Request:
+    params = {"instId": instrument.venue_symbol, "limit": "100", **_outside(first, last)}
+    return Request(_CHARGED.path, params, (("funding-rate-history", 1),), Priority.BACKFILL)
+
+
+def _past_statistics(answer: Answer, *market_types: MarketType) -> History:
+    """Give the history of a statistic by five minutes: the last 1440 points."""
+
+    def request(instrument: Instrument, first: int, last: int, _: str) -> Request:
+        span = {"begin": str(-(-first // MS)), "end": str(last // MS)}
+        params = {"instId": instrument.venue_symbol, "period": "5m", "limit": "100", **span}
+        return Request(answer.path, params, (("rubik", 1),), Priority.BACKFILL)
+
+    return History(answer, request, 100, 300, 1440 * 300, applies=_is(*market_types))
+
+
+_CANDLES_KEPT = History(_CANDLE_HISTORY, _past_candles, 100, 0)
+_HISTORIES = (
+    _CANDLES_KEPT,
+    # Settlements are an hour apart at least; the last 3 months.
+    History(_CHARGED, _past_funding, 100, 3600, 90 * 86_400, applies=_is("perpetual")),
+    _past_statistics(_INTEREST_HISTORY, "perpetual", "futures"),
+    _past_statistics(_TOP_POSITION, "perpetual"),
+    _past_statistics(_ALL_ACCOUNT, "perpetual"),
 )
 _ANSWERS = (
     Answer("ticker", "/api/v5/market/tickers", _rows(Ticker, _ticker)),
     Answer("ticker", "/api/v5/market/ticker", _rows(Ticker, _ticker)),
     Answer("kline", "/api/v5/market/candles", _rest_candles),
-    Answer("kline", "/api/v5/market/history-candles", _rest_candles),
+    _CANDLE_HISTORY,
+    _INTEREST_HISTORY,
     Answer("orderbook", "/api/v5/market/books", _rest_book),
     Answer("open_interest", "/api/v5/public/open-interest", _rows(OpenInterest, _open_interest)),
     Answer("funding_rate", "/api/v5/public/funding-rate", _rows(FundingRate, _funding)),
@@ -985,6 +1047,7 @@ def _venue(
     market_types: tuple[MarketType, ...],
     channels: tuple[Channel, ...],
     polls: tuple[Poll, ...],
+    histories: tuple[History, ...],
 ) -> Venue:
     kinds = [_INSTRUMENT_TYPES[market_type] for market_type in market_types]
     asked = [{"instType": kind} for kind in kinds if kind != "OPTION"]
@@ -1012,6 +1075,7 @@ def _venue(
         channels=channels,
         recorded_channels=_RECORDED,
         trade_history=_HISTORY,
+        histories=histories,
         polls=polls,
         answers=_ANSWERS,
         book_paths=("books",),
@@ -1023,7 +1087,7 @@ def _venue(
     )
 
 
-SPOT = _venue("okx_spot", ("spot",), _COMMON_CHANNELS, ())
+SPOT = _venue("okx_spot", ("spot",), _COMMON_CHANNELS, (), (_CANDLES_KEPT,))
 DERIVATIVES = _venue(
-    "okx_derivatives", ("perpetual", "futures", "option"), _COMMON_CHANNELS + _DERIVATIVE_CHANNELS, _POLLS
+    "okx_derivatives", ("perpetual", "futures", "option"), _COMMON_CHANNELS + _DERIVATIVE_CHANNELS, _POLLS, _HISTORIES
 )

@@ -1,0 +1,206 @@
+"""Fills holes from venues' histories: the shell around the `Backlog`. Requests draw from the venue's budget.
+
+Rows are stored before the row that says ``repaired``; how they become durable in that order is the batcher's matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import msgspec
+import structlog
+
+from marketprism_ray.backlog import Backlog, Job, is_kept, job_of, outcome
+from marketprism_ray.batching import Batcher
+from marketprism_ray.clock import Clock
+from marketprism_ray.continuity import Hole
+from marketprism_ray.errors import DECODE_ERRORS, TransportError, VenueError, shorten
+from marketprism_ray.gaps import Place, write_gap
+from marketprism_ray.instruments import Instrument
+from marketprism_ray.records import Kline
+from marketprism_ray.rest import RestClient
+from marketprism_ray.venue import Venue
+
+log = structlog.get_logger("repair")
+
+IDLE_S = 0.2
+WORKERS = 2
+"""Holes filled at once: one that is refused holds up no other."""
+
+
+class RepairedRows:
+    """The owner of rows brought back: hears of those that could not be records."""
+
+    marked_by = ""
+
+    def __init__(self, key: str, instrument: Instrument) -> None:
+        self.key = key
+        self.instrument = instrument
+        self.errors = 0
+        self.last_error = ""
+
+    @property
+    def watermark(self) -> tuple[int, int] | None:
+        """Such rows have no sequence."""
+        return None
+
+    def rejected(self, sequence: int, error: str) -> None:
+        """Count a row that could not be a record."""
+        self.errors += 1
+        self.last_error = error
+
+
+class Repairer:
+    """Fills the holes of one session.
+
+    Parameters
+    ----------
+    instruments : the (market type, symbol) that rows are filed under -> instrument to ask for
+    """
+
+    def __init__(
+        self,
+        venue: Venue,
+        instruments: Mapping[tuple[str, str], Instrument],
+        rest: RestClient,
+        batcher: Batcher,
+        clock: Clock,
+    ) -> None:
+        self.venue = venue
+        self.backlog = Backlog()
+        self.repaired = 0
+        """Holes that are whole again."""
+        self.rows = 0
+        """Rows brought back."""
+        self.failures = 0
+        self.last_error = ""
+        self._instruments = dict(instruments)
+        self._rest = rest
+        self._batcher = batcher
+        self._clock = clock
+        self._tasks: list[asyncio.Task[None]] = []
+        self._log = log.bind(venue=venue.name)
+
+    def start(self) -> None:
+        """Begin to fill."""
+        self._tasks = [asyncio.get_running_loop().create_task(self._run()) for _ in range(WORKERS)]
+
+    async def stop(self) -> None:
+        """Stop; what is left stays open in the store, where a successor finds it."""
+        for task in self._tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def can_fill(self, place: Place) -> bool:
+        """Tell whether the venue keeps the past of such a stream."""
+        instrument = self._instruments.get((place.market_type, place.symbol_name))
+        return instrument is not None and self.venue.history(place.data_type, instrument) is not None
+
+    def hole(self, place: Place, hole: Hole, *, is_written: bool) -> None:
+        """Hear of a hole that the venue's history may fill, and of its end.
+
+        Parameters
+        ----------
+        is_written : a row of it is in the ledger
+        """
+        if hole.missing == 0:
+            self.backlog.drop(place, hole.opened_at)
+            return
+        instrument = self._instruments.get((place.market_type, place.symbol_name))
+        if hole.closed_at is None or instrument is None:
+            return
+        history = self.venue.history(place.data_type, instrument)
+        if history is not None:
+            job = job_of(place, instrument, history, hole)
+            job.is_written = is_written
+            self.backlog.add(job)
+
+    async def _run(self) -> None:
+        while True:
+            job = self.backlog.take(self._clock.wall_ns())
+            if job is None:
+                await asyncio.sleep(IDLE_S)
+            else:
+                await self.step(job)
+
+    async def step(self, job: Job) -> None:
+        """Ask for one page of a hole and keep what belongs into it."""
+        if not is_kept(job, now := self._clock.wall_ns()) and job.cursor == job.first:
+            self._forget_the_oldest(job, now)
+        request = job.request()
+        try:
+            answer = await self._rest.get(request)
+            lookup = {job.instrument.venue_symbol: job.instrument}.get
+            records = job.history.answer.decode(answer.body, request.params, lookup, answer.received)
+        except (VenueError, TransportError) as error:
+            self._failed(job, f"{request.path}: {error}")
+            return
+        except DECODE_ERRORS as error:
+            self._failed(job, f"{request.path}: {type(error).__name__}: {error}")
+            return
+        owner = RepairedRows(f"{self.venue.name}/{job.place.data_type}/backfill", job.instrument)
+        for record in job.rows(records):
+            self.rows += 1
+            # Candles say themselves which copy counts; of other rows it is the newest word.
+            more = {} if isinstance(record, Kline) else {"revision": self._batcher.revision()}
+            self._batcher.record(owner, msgspec.structs.replace(record, source="backfill", **more), answer.received)
+        if job.cursor <= job.last:
+            self.backlog.put_back(job)
+            return
+        self._judge(job, answer.received)
+
+    def _forget_the_oldest(self, job: Job, now: int) -> None:
+        """Begin where the history begins: what is before is gone, and the row will say so."""
+        assert job.history.keeps_s is not None
+        job.cursor = min(job.last, now - int(job.history.keeps_s * 1e9))
+
+    def _judge(self, job: Job, now: int) -> None:
+        known = outcome(job, now)
+        if known is None:
+            job.cursor = job.first
+            self._failed(job, "the history does not have all of it yet", is_error=False)
+        elif is_kept(job, now):
+            self.repaired += 1
+            self.backlog.finished(job)
+            if job.is_written or not job.hole.is_routine:
+                self._write(job, known, now, len(job.found), may_be_repaired=True)
+        else:
+            self.backlog.finished(job)
+            missing = None if job.hole.missing is None else max(job.hole.missing, len(job.found) + 1)
+            self._write(job, replace(job.hole, missing=missing), now, len(job.found), may_be_repaired=False)
+
+    def _failed(self, job: Job, error: str, *, is_error: bool = True) -> None:
+        now = self._clock.wall_ns()
+        self.backlog.failed(job, now)
+        if not job.is_written:
+            job.is_written = True
+            self._write(job, job.hole, now, 0, may_be_repaired=True)
+        if is_error:
+            self.failures += 1
+            if error != self.last_error:
+                self._log.warning("repair_failed", place="/".join(job.place), error=shorten(error))
+            self.last_error = error
+
+    def _write(self, job: Job, hole: Hole, now: int, repaired: int, *, may_be_repaired: bool) -> None:
+        owner = RepairedRows(f"{self.venue.name}/{job.place.data_type}/gap", job.instrument)
+        write_gap(self._batcher, owner, job.place, hole, now, may_be_repaired=may_be_repaired, repaired=repaired)
+
+    def clock_stepped(self, moved: int) -> None:
+        """Move along with the clock."""
+        self.backlog.clock_stepped(moved)
+
+    def status(self) -> dict[str, object]:
+        """Give what an operator wants to know."""
+        jobs = self.backlog.jobs
+        return {
+            "open": len(jobs),
+            "repaired": self.repaired,
+            "rows": self.rows,
+            "failures": self.failures,
+            "error": self.last_error,
+            "progress": {f"{'/'.join(job.place)}": round(job.done, 3) for job in jobs[:20]},
+        }
