@@ -9,6 +9,7 @@ This module does no I/O and does not know who takes the batches.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -29,12 +30,21 @@ from marketprism_ray.schemas import (
     arrow_schema,
     batch_from_records,
     decimal_array,
+    fields_of,
     levels_from_columns,
 )
 from marketprism_ray.units import multiply, to_base
 from marketprism_ray.venue import Delta, TradeCodec, WireLevel
 
 _ZERO = pa.scalar("0").cast(DECIMAL)
+EARLIEST_NS = 1_230_768_000 * 10**9
+"""2009-01-01. What a venue dates before it, it does not date in the unit that its decoder takes it for ..."""
+AHEAD_NS = 86_400 * 10**9
+"""... and neither what happens more than a day after we hear of it."""
+FORESEEN_NS = 400 * 86_400 * 10**9
+"""Ends of candles and times of funding lie ahead, but no more than this."""
+_FAR_AHEAD = {"expiry"}
+_LARGEST = 2**63 - 1
 
 
 class Owner(Protocol):
@@ -158,7 +168,10 @@ class TradeBuffer(_Buffer):
                 None if product is None else decimal_array(product, n),
             )
         sequences = pa.array([row.sequence for row in rows], pa.int64())
-        nanoseconds = np.array([row.time for row in rows], np.int64) * time_ns
+        wire_times = np.array([row.time for row in rows], np.int64)
+        if wire_times.max() > _LARGEST // time_ns:
+            raise FrameError(f"time {wire_times.max()} of a trade does not fit: its unit is not {time_ns:,} ns")
+        nanoseconds = wire_times * time_ns
         prices = pa.array([row.price for row in rows], pa.string()).cast(DECIMAL)
         quantities = pa.array([row.quantity for row in rows], pa.string()).cast(DECIMAL)
         _require_positive(prices, "price")
@@ -281,6 +294,7 @@ class Batcher:
     ----------
     collector, epoch : make the ids of batches: ``collector/epoch/number``
     on_rejected : called with (data type, error) for each row taken out, after its stream has been told
+    knows_receipt : False for messages without a receive time, whose times cannot be judged
     """
 
     def __init__(
@@ -289,6 +303,8 @@ class Batcher:
         epoch: int,
         limits: BatchLimits | None = None,
         on_rejected: Callable[[str, str], None] | None = None,
+        *,
+        knows_receipt: bool = True,
     ) -> None:
         self.collector = collector
         self.epoch = epoch
@@ -296,6 +312,7 @@ class Batcher:
         self.records_total = 0
         self.rejected_total = 0
         self._on_rejected = on_rejected
+        self._knows_receipt = knows_receipt
         self._number = 0
         self._revision = 0
         self._buffers: list[_Buffer] = []
@@ -366,7 +383,7 @@ class Batcher:
         # Sequences up to here are in this batch or an earlier one, so a set of owners is enough: no look at each row.
         watermarks = {o.key: o.watermark for o in set(owners) if o.marked_by == buffer.data_type}
         try:
-            data = buffer.build(owners, rows, received)
+            data = self._build(buffer, owners, rows, received)
         except (pa.ArrowInvalid, FrameError, ValueError, OverflowError, TypeError):
             good = self._sift(buffer, owners, rows, received)
             if not good:
@@ -379,15 +396,21 @@ class Batcher:
             f"{self.collector}/{self.epoch}/{self._number}",
             buffer.data_type,
             data,
-            {key: mark for key, mark in watermarks.items() if mark is not None},
+            {key: mark for key, mark in watermarks.items() if mark is not None and is_sane(mark[1], received[-1])},
         )
+
+    def _build(self, buffer: _Buffer, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
+        data = buffer.build(owners, rows, received)
+        if self._knows_receipt and buffer.data_type != "gap":
+            _require_sane_times(data)
+        return data
 
     def _sift(self, buffer: _Buffer, owners: list[Owner], rows: list[Any], received: list[int]) -> list[int]:
         """Give the positions of rows that can be records; report the others."""
         good = []
         for i in range(len(rows)):
             try:
-                buffer.build(owners[i : i + 1], rows[i : i + 1], received[i : i + 1])
+                self._build(buffer, owners[i : i + 1], rows[i : i + 1], received[i : i + 1])
             except (pa.ArrowInvalid, FrameError, ValueError, OverflowError, TypeError) as error:
                 text = f"{owners[i].key}: {shorten(str(error))} in {shorten(repr(rows[i]))}"
                 self.rejected_total += 1
@@ -397,6 +420,51 @@ class Batcher:
             else:
                 good.append(i)
         return good
+
+
+def is_sane(time: int, received: int) -> bool:
+    """Tell whether a venue's time, ns, can be one: a wrong unit is refused, not stored as the year 2153."""
+    return EARLIEST_NS <= time <= received + AHEAD_NS
+
+
+def _require_sane_times(data: pa.RecordBatch) -> None:
+    """Look at the least and the largest time of each column.
+
+    Raises
+    ------
+    FrameError
+        That names the first column with a time that cannot be one, and what its unit may be.
+    """
+    data_type = (data.schema.metadata or {})[b"data_type"].decode()
+    received = data.column("receive_timestamp")
+    for name in _times(data_type):
+        column = data.column(name)
+        limit = AHEAD_NS if name == "timestamp" else FORESEEN_NS
+        low, high = (end.value for end in pc.min_max(column).values())
+        if low is None or (low >= EARLIEST_NS and high <= received[0].value + limit):
+            continue
+        # Received at different times, as rows that waited are: each against its own.
+        for time, heard in zip(column.cast(pa.int64()).to_pylist(), received.cast(pa.int64()).to_pylist(), strict=True):
+            if time is not None and not EARLIEST_NS <= time <= heard + limit:
+                raise FrameError(f"{name} {time} ns is {_unit_of(time, heard)}, received at {heard} ns")
+
+
+@functools.cache
+def _times(data_type: str) -> tuple[str, ...]:
+    """Give the columns that hold a venue's times."""
+    names = (field.name for field in fields_of(data_type) if field.arrow == TIME)
+    return tuple(name for name in names if name != "receive_timestamp" and name not in _FAR_AHEAD)
+
+
+def _unit_of(time: int, heard: int) -> str:
+    """Say by how much a time is wrong, as far as that tells which unit was taken for which."""
+    year = 365 * 86_400 * 10**9
+    for power in (3, 6, 9):
+        if abs(time // 10**power - heard) < year:
+            return f"10^{power} times too large: its unit is smaller than it was taken for"
+        if abs(time * 10**power - heard) < 30 * year:
+            return f"10^{power} times too small: its unit is larger than it was taken for"
+    return "before 2009" if time < EARLIEST_NS else "too far ahead"
 
 
 def _sequence(row: Any) -> int:

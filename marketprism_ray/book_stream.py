@@ -119,8 +119,20 @@ class BookStream(BookIntake, Stream):
         self.sync.closed(reason)
 
     def rejected(self, sequence: int, error: str) -> None:
-        """Throw the book away: a level of an applied change was no number after all."""
+        """Throw the book away: an applied change could not be a row, for one of its levels or its time."""
         self._failed(error)
+        moment = self._ns(self.sync.last_time)
+        self._gap(
+            self.feed.now if self.feeds else moment,
+            data_type="orderbook_delta",
+            reason="malformed",
+            opened_at=moment,
+            closed_at=moment,
+            first_missing=sequence,
+            last_missing=sequence,
+            missing_count=1,
+            status="unrepairable",
+        )
         self.sync.broken("malformed", shorten(error))
 
     # --- outputs of the state machine ---

@@ -70,7 +70,7 @@ def _read_frame(venue: Venue, raw: bytes, lookup: Lookup, received: int) -> dict
     channels = [channel for channel in (*venue.channels, *venue.recorded_channels) if channel.name == name]
     if not channels:
         raise FrameError(f"{venue.name}: channel {name!r} is unknown")
-    batcher = Batcher("message", 0)
+    batcher = Batcher("message", 0, knows_receipt=False)
     records: dict[int, Record] = {}
     for codec in {id(channel.codec): channel.codec for channel in channels}.values():
         if isinstance(codec, RecordCodec):
@@ -134,7 +134,7 @@ def read_answer(venue: Venue, url: str, body: bytes, lookup: Lookup, received: i
             instrument = lookup(params.get("symbol") or params.get("instId") or params.get("instrument_name") or "")
             if instrument is None:
                 return {}
-            batcher = Batcher("message", 0)
+            batcher = Batcher("message", 0, knows_receipt=False)
             book = BookStream(venue, channel, instrument, batcher, keep=None)
             time = received // codec.time_ns if snapshot.time is None else snapshot.time
             book.delta(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from marketprism_ray.batching import Batcher
+from marketprism_ray.batching import AHEAD_NS, Batcher
 from marketprism_ray.errors import shorten
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Gap
@@ -121,6 +121,10 @@ class Stream:
         self.last_error = f"{self.key}: {error}"
 
     def _gap(self, received: int, **fields: Any) -> None:
+        for name in ("opened_at", "closed_at"):
+            # A time that no venue can have meant would make a row that no store takes.
+            if fields.get(name) is not None and fields[name] > received + AHEAD_NS:
+                fields[name] = received
         record = Gap(
             exchange_name=self.instrument.exchange_name,
             market_type=self.instrument.market_type,

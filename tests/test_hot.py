@@ -215,7 +215,7 @@ def test_a_sequence_beyond_64_bits_is_refused_and_forgotten() -> None:
     batcher = Batcher("test", 0)
     stream = TradeStream(SPOT, channel("trade"), unknown_instrument(SPOT, "BTCUSDT"), batcher)
     for sequence in (7, 2**63, 8):
-        stream.frame(frame(sequence), 5)
+        stream.frame(frame(sequence), 1_700_000_000_001_000_000)
     assert stream.last == 8
     assert stream.decode_errors == 1
     assert "out of range" in stream.last_error

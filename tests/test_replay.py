@@ -40,7 +40,15 @@ def test_replay_equals_what_is_expected_of_a_correct_reader(recordings: Path) ->
 
 
 def frame(u_first: int, u_last: int, bid: str = "10.0", quantity: str = "1") -> str:
-    data = {"e": "depthUpdate", "E": 1, "s": "AB", "U": u_first, "u": u_last, "b": [[bid, quantity]], "a": []}
+    data = {
+        "e": "depthUpdate",
+        "E": 1_700_000_000_000,
+        "s": "AB",
+        "U": u_first,
+        "u": u_last,
+        "b": [[bid, quantity]],
+        "a": [],
+    }
     return json.dumps({"stream": "ab@depth@100ms", "data": data})
 
 
