@@ -5,7 +5,7 @@ BIN := .venv/bin
 # What the compiled inner loops are part of: run a second time with the Python ones.
 CORE_TESTS := $(addprefix tests/test_,book.py hot.py messages.py replay.py shared_keys.py streams.py sync.py units.py)
 
-.PHONY: help install demo test check lint types bench chaos docs lock clean
+.PHONY: help install demo test check lint types bench chaos prove-table docs lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make check   format, lint, types and tests"
 	@echo "make bench   the benchmarks, on recorded frames if they are at ../shared/recordings"
 	@echo "make chaos   the slow tests with injected faults"
+	@echo "make prove-table  every fault with several seeds, and the README's table of what became of the data"
 
 install: .venv/.installed
 
@@ -36,6 +37,10 @@ test: install
 
 chaos: install
 	$(BIN)/python -m pytest -m chaos
+
+# Everything it takes can be said: make prove-table SCENARIOS="kill-all soak" SEEDS="1 2 3" SECONDS=20 AT=0.75
+prove-table: install
+	$(BIN)/python -m marketprism_ray.proof.table $(if $(SCENARIOS),--scenarios $(SCENARIOS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(AT),--at $(AT))
 
 lint: install
 	$(BIN)/ruff format --check .

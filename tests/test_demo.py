@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from marketprism_ray.proof.disk import NOT_TRIED
 from marketprism_ray.proof.scenarios import SCENARIOS
 
 
@@ -22,6 +23,8 @@ def run(*arguments: str) -> dict[str, Any]:
     )
     assert done.stdout.strip(), done.stderr[-3000:]
     verdict: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    if done.returncode == NOT_TRIED:
+        pytest.skip(verdict["not_tried"])
     assert done.returncode == 0, verdict
     return verdict
 

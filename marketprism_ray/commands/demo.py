@@ -15,14 +15,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from marketprism_ray.proof.disk import CannotTry
+from marketprism_ray.proof.disk import NOT_TRIED, CannotTry
 from marketprism_ray.proof.probes import Latency
 from marketprism_ray.proof.run import Order, run
 from marketprism_ray.proof.scenarios import SCENARIOS, reference
 from marketprism_ray.proof.verdict import Verdict
-
-NOT_TRIED = 4
-"""Exit status of a scenario that this machine does not allow."""
 
 
 def _run(order: Order, *, as_json: bool) -> None:

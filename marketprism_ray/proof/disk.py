@@ -10,6 +10,8 @@ from pathlib import Path
 from marketprism_ray.errors import MarketPrismError
 
 CHUNK_BYTES = 1 << 20
+NOT_TRIED = 4
+"""Exit status of a scenario that this machine does not allow."""
 
 
 class CannotTry(MarketPrismError):

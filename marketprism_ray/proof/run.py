@@ -252,10 +252,10 @@ class _Run:
         verdict.injected = [i.as_json() for i in injected]
         verdict.recovery_s = self._recovery.seconds()
         failed = [f"drill: {i.kind} {i.target}: {i.failed}" for i in injected if i.failed]
-        if len(failed) == len(injected) or not self._may_miss:
+        failed += [f"drill: {m.kind} {m.target}: the run was over" for m in self._plan[len(injected) :]]
+        if len(failed) == len(self._plan) or not self._may_miss:
             verdict.problems += failed
-        if len(injected) < len(self._plan):
-            verdict.problems.append(f"drill: {len(self._plan) - len(injected)} mishaps were planned after the end")
+            verdict.undone = len(failed)
 
     def _carry_out(self, mishap: Mishap) -> None:
         injected = Injected(mishap.kind, mishap.target, time.time_ns())

@@ -84,6 +84,8 @@ class Verdict:
     """Resident memory of the largest collector."""
     faults: list[str] = field(default_factory=list)
     """What went wrong on purpose, in words."""
+    undone: int = 0
+    """Faults that were planned and could not be injected: nothing is proven then."""
     injected: list[dict[str, Any]] = field(default_factory=list)
     """The same for machines: kind, target, from and to (UTC ns), recovered_s, failed."""
     recovery_s: dict[str, float | None] = field(default_factory=lambda: {"p50": None, "max": None})
@@ -108,6 +110,7 @@ class Verdict:
             or self.invented
             or self.untrue_gaps
             or self.books_checked != self.books_equal
+            or self.undone
             or not self.trades_emitted
         )
         if broken:
