@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from actors import access
 from actors.cluster import Cluster
 from actors.coordinator import Coordinator
 from actors.metrics import RayMetrics
@@ -21,14 +22,13 @@ from actors.options import NAMESPACE, actor_name
 from marketprism_ray.config import Config
 from marketprism_ray.errors import MarketPrismError, SinkUnavailable
 from marketprism_ray.running import outcome_file, read_run, run_file, started
-from marketprism_ray.servers import EmbeddedServers
+from marketprism_ray.servers import EmbeddedServers, NatsOptions
 from marketprism_ray.sinks.clickhouse import ClickHouseSink
 from marketprism_ray.sinks.settings import clickhouse_settings, nats_settings, published
 
 # Node death is seen after 4 s instead of 16 to 67 s; a caller hears of an actor's death at once.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1000",
@@ -57,6 +57,7 @@ class System:
         self._coordinator: Any = None
         self._cluster = Cluster()
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._is_local = False
 
     @property
     def run_file(self) -> Path:
@@ -78,7 +79,8 @@ class System:
             "clickhouse": clickhouse.port if clickhouse.mode == "embedded" else None,
         }
         if any(port is not None for port in embedded.values()):
-            self.servers = EmbeddedServers(config.system.data_dir, **embedded)
+            options = NatsOptions(nats.sync_interval_s, nats.monitor_port)
+            self.servers = EmbeddedServers(config.system.data_dir, **embedded, options=options)
             self.servers.start()
         try:
             self.settings = sink_settings(config, self.servers)
@@ -103,7 +105,7 @@ class System:
                         "address": ray.get_runtime_context().gcs_address,
                         "name": config.system.name,
                         "local": config.cluster.address is None,
-                        **published(self.settings["nats"], self.settings["clickhouse"]),
+                        **published(config, self.settings["nats"], self.settings["clickhouse"]),
                     }
                 )
             )
@@ -117,8 +119,14 @@ class System:
             return
         os.environ.update(ENVIRONMENT)
         if cluster.address is not None:
+            # Somebody else's cluster: its token is in the environment, or in the home directory.
             ray.init(address=cluster.address, namespace=NAMESPACE, log_to_driver=False)
             return
+        # Before anything listens.
+        self._is_local = True
+        access.make_token(self.config.system.data_dir)
+        access.use_token(self.config.system.data_dir)
+        access.stay_on_loopback()
         # Ray's socket paths must stay below 108 bytes: a short folder of our own, removed when we stop.
         self._temporary = tempfile.TemporaryDirectory(prefix="mpr-", ignore_cleanup_errors=True)
         # Ray's workers yield to everything else on a machine (nice 15) unless told otherwise; ours are the work.
@@ -188,6 +196,9 @@ class System:
             self._cluster.kill(self._coordinator)
         if ray.is_initialized():
             ray.shutdown()
+        if self._is_local:
+            access.token_file(self.config.system.data_dir).unlink(missing_ok=True)
+            access.forget()
         if self.servers is not None:
             self.servers.stop()
         if self.run_file.exists():
@@ -204,9 +215,9 @@ def _is_live(collector: dict[str, Any]) -> bool:
 
 def sink_settings(config: Config, servers: EmbeddedServers | None) -> dict[str, Any]:
     """Give how the sinks reach their servers, embedded or external."""
-    url = servers.nats_url if servers is not None and config.nats.mode == "embedded" else None
-    port = servers.clickhouse_port if servers is not None and config.clickhouse.mode == "embedded" else None
-    return {"nats": nats_settings(config, url), "clickhouse": clickhouse_settings(config, port)}
+    nats = servers.nats_settings() if servers is not None and config.nats.mode == "embedded" else None
+    store = servers.clickhouse_settings() if servers is not None and config.clickhouse.mode == "embedded" else None
+    return {"nats": nats_settings(config, nats), "clickhouse": clickhouse_settings(config, store)}
 
 
 def attach(data_dir: Path) -> System:
@@ -219,6 +230,9 @@ def attach(data_dir: Path) -> System:
     """
     run = read_run(data_dir)
     os.environ.update(ENVIRONMENT)
+    if run["local"]:
+        access.use_token(data_dir)
+        access.stay_on_loopback()
     ray.init(address=run["address"], namespace=NAMESPACE, log_to_driver=False, logging_level="error")
     system = System(Config())
     system._coordinator = ray.get_actor(actor_name(run["name"], "coordinator"), NAMESPACE)

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("settings:validate", "Check a configuration file, with --connect also its endpoints."),
     "tail": ("reading:tail", "Print live records from NATS."),
     "query": ("reading:query", "Run SQL against the store."),
+    "credentials": ("credentials:credentials", "Print how other clients connect."),
     "record": ("recordings:record", "Record a venue's raw frames."),
     "replay": ("recordings:replay", "Replay recordings and report what a reader gets."),
     "simulate": ("recordings:simulate", "Run the simulated venues."),

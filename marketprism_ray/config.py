@@ -2,7 +2,7 @@
 
 A YAML file overrides the defaults, ``MARKETPRISM_<PATH>`` variables override the file (``MARKETPRISM_NATS__SERVERS``;
 values are read as YAML). Unknown keys and wrong values are errors that name the path, the value and what is allowed.
-Secrets come from the environment only. Beside ``hot.py`` no other module reads the environment.
+Secrets come from the environment only, and are shown nowhere. Beside ``hot.py`` no other module reads the environment.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from pydantic import (
     ConfigDict,
     Field,
     FilePath,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SecretStr,
     ValidationError,
     field_validator,
 )
 
-from marketprism_ray.errors import ConfigError
+from marketprism_ray.errors import ConfigError, mask_urls
 from marketprism_ray.records import RECORDS
 from marketprism_ray.venues import VENUES
 
@@ -43,8 +45,28 @@ ExistingFile = Annotated[FilePath, AfterValidator(Path.absolute)]
 """A file that is there; actors have a working directory of their own."""
 
 
+class _Shown(str):
+    """A text that is its own representation."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Pydantic's own messages would show what was given, also where it is a secret.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Show no user and password of a URL."""
+        for name, value in super().__repr_args__():
+            if isinstance(value, str):
+                yield name, mask_urls(value)
+            elif isinstance(value, (tuple, dict)):
+                yield name, _Shown(mask_urls(repr(value)))
+            else:
+                yield name, value
 
 
 class System(_Section):
@@ -72,7 +94,7 @@ class Networking(_Section):
         None, description="http://, socks5:// or socks5h://; unset: the environment's, else direct"
     )
     proxy_user: str | None = None
-    proxy_password: str | None = Field(None, description="from MARKETPRISM_NETWORKING__PROXY_PASSWORD only")
+    proxy_password: SecretStr | None = Field(None, description="from MARKETPRISM_NETWORKING__PROXY_PASSWORD only")
 
     @field_validator("proxy")
     @classmethod
@@ -87,7 +109,8 @@ class Networking(_Section):
         if self.proxy is None or self.proxy_user is None:
             return self.proxy
         scheme, _, host = self.proxy.partition("://")
-        return f"{scheme}://{quote(self.proxy_user, safe='')}:{quote(self.proxy_password or '', safe='')}@{host}"
+        password = self.proxy_password.get_secret_value() if self.proxy_password else ""
+        return f"{scheme}://{quote(self.proxy_user, safe='')}:{quote(password, safe='')}@{host}"
 
 
 class OrderBook(_Section):
@@ -126,12 +149,18 @@ class Nats(_Section):
     max_age_days: PositiveFloat = 7.0
     replicas: int = Field(1, ge=1, le=5)
     duplicate_window_s: PositiveFloat = 120.0
+    sync_interval_s: NonNegativeFloat = Field(
+        120.0, description="embedded: what is acknowledged is on the disk itself by then; 0: before it is acknowledged"
+    )
+    monitor_port: int | None = Field(
+        None, ge=1, le=65535, description="embedded: of the server's monitoring page, on loopback; unset: none"
+    )
     window: PositiveInt = Field(500, description="publishes that wait for their acknowledgement")
     tls_ca: ExistingFile | None = Field(None, description="certificate of the authority, if it is not a public one")
     credentials: ExistingFile | None = Field(None, description="file with JWT and seed")
     user: str | None = None
-    password: str | None = Field(None, description="from MARKETPRISM_NATS__PASSWORD only")
-    token: str | None = Field(None, description="from MARKETPRISM_NATS__TOKEN only")
+    password: SecretStr | None = Field(None, description="from MARKETPRISM_NATS__PASSWORD only")
+    token: SecretStr | None = Field(None, description="from MARKETPRISM_NATS__TOKEN only")
 
 
 class ClickHouse(_Section):
@@ -143,8 +172,8 @@ class ClickHouse(_Section):
     database: str = Field("marketprism", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     secure: bool = Field(False, description="HTTPS")
     tls_ca: ExistingFile | None = Field(None, description="certificate of the authority, if it is not a public one")
-    user: str = "default"
-    password: str | None = Field(None, description="from MARKETPRISM_CLICKHOUSE__PASSWORD only")
+    user: str = Field("default", description="external; the embedded server has `writer` and `reader`")
+    password: SecretStr | None = Field(None, description="from MARKETPRISM_CLICKHOUSE__PASSWORD only")
     ttl_days: int | None = Field(None, description="rows older than this are dropped; unset keeps them")
     ttl_days_of: dict[str, int] = Field(default_factory=dict, description="by data type, over ttl_days")
     insert_rows: PositiveInt = Field(10_000, description="rows that close an insert")
@@ -320,9 +349,10 @@ def validate(values: Mapping[str, Any], origin: str) -> Config:
                 lines.append(f"{origin}: {path}: unknown key{hint}")
             else:
                 value = item["input"]
-                shown = f" (value {value!r})" if not isinstance(value, dict) else ""
+                shown = f" (value {value!r})" if not isinstance(value, dict) and item["loc"] not in SECRETS else ""
                 lines.append(f"{origin}: {path}: {item['msg']}{shown}")
-        raise ConfigError("\n".join(lines)) from error
+        # Not from the cause: that one would bring what was given into a traceback.
+        raise ConfigError(mask_urls("\n".join(lines))) from None
 
 
 def _siblings(location: tuple[int | str, ...]) -> list[str]:
@@ -342,7 +372,7 @@ def dump(config: Config) -> str:
     for section, key in SECRETS:
         if values[section].get(key) is not None:
             values[section][key] = "<redacted>"
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return mask_urls(str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)))
 
 
 def changed_venues(old: Config, new: Config) -> set[str]:

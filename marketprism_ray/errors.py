@@ -20,6 +20,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 
@@ -85,6 +87,14 @@ class RecordingError(MarketPrismError):
 
 class ProofFailed(MarketPrismError):
     """A verdict found something missing, doubled or unequal."""
+
+
+_USERINFO = re.compile(r"(?<=://)[^/\s'\"]*(?=@)")
+
+
+def mask_urls(text: str) -> str:
+    """Take user and password out of every URL of a text."""
+    return _USERINFO.sub("<redacted>", text)
 
 
 def shorten(raw: bytes | str, limit: int = 120) -> str:

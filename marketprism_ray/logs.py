@@ -10,8 +10,9 @@ from typing import Any
 
 import structlog
 
+from marketprism_ray.errors import mask_urls
+
 _SECRET_KEY = re.compile(r"password|token|secret|credential", re.I)
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -20,7 +21,7 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
         if _SECRET_KEY.search(key):
             event[key] = "<redacted>"
         elif isinstance(value, str) and "@" in value:
-            event[key] = _USERINFO.sub("<redacted>", value)
+            event[key] = mask_urls(value)
     return event
 
 

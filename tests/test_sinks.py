@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
 @pytest.fixture
 def clickhouse(servers: EmbeddedServers, request: pytest.FixtureRequest) -> ClickHouseSettings:
     name = "t" + "".join(c for c in request.node.name if c.isalnum())[:50]
-    return ClickHouseSettings("127.0.0.1", servers.clickhouse_port, database=name)
+    return servers.clickhouse_settings(database=name)
 
 
 def trades(first: int, last: int) -> pa.RecordBatch:
@@ -76,7 +77,7 @@ async def test_the_store_keeps_observations_apart_and_the_newest_of_what_is_corr
 ) -> None:
     sink = ClickHouseSink(clickhouse)
     await sink.open()
-    store = Store(clickhouse)
+    store = Store(clickhouse, write=True)
     for name, pair in APART.items():
         table = type(pair[0]).table
         for n in range(2):
@@ -108,7 +109,7 @@ def test_every_number_that_fits_comes_back_from_the_store_exactly(
         await sink.close()
 
     asyncio.run(write())
-    store = Store(clickhouse)
+    store = Store(clickhouse, write=True)
     texts = store.query("SELECT toString(price) AS p FROM trade ORDER BY sequence")["p"].to_pylist()
     assert [Decimal(t) for t in texts] == values
     store.query("TRUNCATE TABLE trade")
@@ -123,11 +124,11 @@ def test_a_number_that_does_not_fit_is_an_error(text: str) -> None:
 
 async def test_a_table_that_somebody_dropped_is_made_again(tmp_path: Path) -> None:
     with EmbeddedServers(tmp_path, nats=None) as own:
-        settings = ClickHouseSettings("127.0.0.1", own.clickhouse_port)
+        settings = own.clickhouse_settings()
         sink = ClickHouseSink(settings)
         await sink.open()
         await sink.write([trades(1, 5)], "a")
-        store = Store(settings)
+        store = Store(settings, write=True)
         store.query("DROP TABLE trade")
         with pytest.raises(SinkUnavailable, match="trade"):
             await sink.write([trades(6, 9)], "b")
@@ -192,11 +193,11 @@ async def test_a_book_is_rebuilt_from_its_changes_and_a_broken_chain_is_an_error
 
 def test_a_wrong_query_gives_the_servers_message(clickhouse: ClickHouseSettings) -> None:
     with pytest.raises(MarketPrismError, match="nowhere"):
-        Store(ClickHouseSettings("127.0.0.1", clickhouse.port, database="default")).query("SELECT * FROM nowhere")
+        Store(replace(clickhouse, database="default")).query("SELECT * FROM nowhere")
 
 
 async def test_published_rows_are_on_the_stream_once_even_if_published_twice(servers: EmbeddedServers) -> None:
-    sink = NatsSink(NatsSettings((servers.nats_url,), window=50))
+    sink = NatsSink(servers.nats_settings(window=50))
     await sink.open()
     assert await sink.write([trades(1, 3000)], "a") == 3000
     assert await sink.write([trades(2001, 4000)], "b") == 1000
@@ -210,7 +211,7 @@ async def test_writes_that_overlap_each_wait_for_their_own_acknowledgements(
     servers: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("marketprism_ray.sinks.nats.ACK_TIMEOUT_S", 0.5)
-    sink = NatsSink(NatsSettings((servers.nats_url,), window=50))
+    sink = NatsSink(servers.nats_settings(window=50))
     await sink.open()
     client = sink._client
     publish = client.publish
@@ -289,7 +290,7 @@ async def test_a_sink_says_how_far_streams_came_before_it(
     now = time.time_ns()
     sink: Any = {
         "clickhouse": ClickHouseSink(clickhouse),
-        "nats": NatsSink(NatsSettings((servers.nats_url,))),
+        "nats": NatsSink(servers.nats_settings()),
         "memory": MemorySink(),
     }[kind]
     await sink.open()
@@ -313,7 +314,7 @@ async def test_an_absent_server_does_not_say_how_far_streams_came() -> None:
 
 
 async def test_the_other_preset_of_subjects_carries_the_same_rows(servers: EmbeddedServers) -> None:
-    sink = NatsSink(NatsSettings((servers.nats_url,), stream="BY_MARKET", preset="market"))
+    sink = NatsSink(servers.nats_settings(stream="BY_MARKET", preset="market"))
     await sink.open()
     assert await sink.write([trades(1, 20)], "a") == 20
     found = await stream_records(sink.settings, "market.okx.btc_usdt_swap.trade")
@@ -323,7 +324,7 @@ async def test_the_other_preset_of_subjects_carries_the_same_rows(servers: Embed
 
 
 async def test_a_message_too_large_for_the_server_is_refused_by_name(servers: EmbeddedServers) -> None:
-    sink = NatsSink(NatsSettings((servers.nats_url,)))
+    sink = NatsSink(servers.nats_settings())
     await sink.open()
     with pytest.raises(BadBatch, match=r"trades-data\.okx_derivatives\.perpetual\.BTC-USDT-SWAP: a message of"):
         await sink.write([batch_from_records([trade(trade_id="x" * 1_100_000)])], "a")
@@ -339,8 +340,8 @@ async def until(check: Callable[[], bool], seconds: float = 20.0) -> None:
 
 async def test_killed_servers_come_back_on_their_ports_with_their_data(tmp_path: Path) -> None:
     with EmbeddedServers(tmp_path) as own:
-        settings_ch = ClickHouseSettings("127.0.0.1", own.clickhouse_port)
-        sink, stream = ClickHouseSink(settings_ch), NatsSink(NatsSettings((own.nats_url,)))
+        settings_ch = own.clickhouse_settings()
+        sink, stream = ClickHouseSink(settings_ch), NatsSink(own.nats_settings())
         await sink.open()
         await stream.open()
         await sink.write([trades(1, 10)], "a")
@@ -371,7 +372,7 @@ async def test_a_server_that_stalls_is_published_to_again_when_it_goes_on(
 ) -> None:
     monkeypatch.setattr("marketprism_ray.sinks.nats.ACK_TIMEOUT_S", 0.5)
     with EmbeddedServers(tmp_path, clickhouse=None) as own:
-        sink = NatsSink(NatsSettings((own.nats_url,)))
+        sink = NatsSink(own.nats_settings())
         await sink.open()
         await sink.write([trades(1, 10)], "a")
         pid = own.state()["nats"]["pid"]

@@ -56,7 +56,7 @@ def up(file: Path, wait: float) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     try:
-        click.echo(f"NATS {', '.join(system.settings['nats'].servers)}")
+        click.echo(f"NATS {system.settings['nats'].address}")
         click.echo(f"ClickHouse http://{system.settings['clickhouse'].host}:{system.settings['clickhouse'].port}")
         click.echo(f"look with: marketprism status --data-dir {config.system.data_dir}")
         try:

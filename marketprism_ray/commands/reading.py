@@ -16,15 +16,15 @@ from rich.table import Table
 
 from marketprism_ray import query as reading
 from marketprism_ray.commands import wide_console
-from marketprism_ray.errors import ConfigError
+from marketprism_ray.config import load
+from marketprism_ray.credentials import READER, WRITER
+from marketprism_ray.errors import ConfigError, MarketPrismError
 from marketprism_ray.records import RECORDS
 from marketprism_ray.running import read_run
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.nats import NatsSettings
 from marketprism_ray.sinks.settings import reader_settings
 
-READS = ("SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS")
-VERB = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(\w+)", re.DOTALL)
 SUBJECT = re.compile(r"[^\s.]+(\.[^\s.]+)*")
 HINT_S = 10.0
 
@@ -52,7 +52,7 @@ def tail(subject: str, server: str | None, count: int | None, data_dir: Path) ->
     """
     if not SUBJECT.fullmatch(subject):
         raise ConfigError(f"subject {subject!r}: words between dots, without blanks; * is any word, > any rest")
-    settings = NatsSettings((server,)) if server else reader_settings(read_run(data_dir))[0]
+    settings = NatsSettings((server,)) if server else reader_settings(read_run(data_dir), data_dir)[0]
 
     async def hint() -> None:
         await asyncio.sleep(HINT_S)
@@ -88,29 +88,36 @@ def tail(subject: str, server: str | None, count: int | None, data_dir: Path) ->
 def query(sql: str, url: str | None, database: str | None, write: bool, form: str, data_dir: Path) -> None:
     """Run SQL against the store; repeats are never seen (final = 1).
 
-    Only statements that read are run, unless --write is given.
+    The server refuses statements that change anything, unless --write is given. With --url the user and the password
+    are those of the environment (MARKETPRISM_CLICKHOUSE__USER, MARKETPRISM_CLICKHOUSE__PASSWORD).
 
     \b
     Examples:
       marketprism query "SELECT symbol_name, count() FROM trade GROUP BY 1"
       marketprism query "SELECT * FROM gap ORDER BY opened_at" --format json
     """
-    found = VERB.match(sql)
-    if found is None:
+    if not sql.strip():
         raise ConfigError("the statement is empty")
-    if not write and found[1].upper() not in READS:
-        raise ConfigError(f"{found[1]} is none of {', '.join(READS)}; --write runs it all the same")
     if url is not None:
         host, _, port = url.rpartition(":")
         if not port.isdigit():
             raise ConfigError(f"--url {url!r}: give host:port, for example 127.0.0.1:8123")
-        settings = ClickHouseSettings(host, int(port), database=database or "marketprism")
+        given = load(None).clickhouse
+        settings = ClickHouseSettings(
+            host, int(port), database=database or "marketprism", user=given.user, password=given.password
+        )
     else:
-        _, settings = reader_settings(read_run(data_dir))
+        _, settings = reader_settings(read_run(data_dir), data_dir, WRITER if write else READER)
         settings = replace(settings, database=database or settings.database)
-    store = reading.Store(settings)
+    store = reading.Store(settings, write=write)
     try:
-        _print(store.query(sql), form)
+        try:
+            found = store.query(sql)
+        except MarketPrismError as error:
+            if write or not re.search(r"\b(READONLY|code: 164)\b", str(error)):
+                raise
+            raise MarketPrismError(f"{error}; --write runs statements that change the store") from error
+        _print(found, form)
     finally:
         store.close()
 

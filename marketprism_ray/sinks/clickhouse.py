@@ -17,6 +17,7 @@ import clickhouse_connect
 import pyarrow as pa
 import structlog
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+from pydantic import SecretStr
 
 from marketprism_ray.encoding import data_type_of
 from marketprism_ray.errors import BadBatch, SchemaRefused, SinkUnavailable, shorten
@@ -47,7 +48,7 @@ class ClickHouseSettings:
     port: int
     database: str = "marketprism"
     user: str = "default"
-    password: str = ""
+    password: SecretStr | None = None
     secure: bool = False
     tls_ca: Path | None = None
     ttl_days: int | None = None
@@ -67,7 +68,7 @@ def connect(settings: ClickHouseSettings, *, database: str | None = None, **more
             host=settings.host,
             port=settings.port,
             username=settings.user,
-            password=settings.password,
+            password=settings.password.get_secret_value() if settings.password else "",
             secure=settings.secure,
             ca_cert=str(settings.tls_ca) if settings.tls_ca else None,
             database=database or settings.database,

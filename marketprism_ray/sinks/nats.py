@@ -26,9 +26,10 @@ import nats.js.errors
 import pyarrow as pa
 import structlog
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from pydantic import SecretStr
 
 from marketprism_ray.encoding import decode_json, json_rows, message_ids, nanoseconds, subject_of, subjects
-from marketprism_ray.errors import BadBatch, SinkUnavailable
+from marketprism_ray.errors import BadBatch, SinkUnavailable, mask_urls
 from marketprism_ray.records import RECORDS, SEQUENCE_COLUMNS
 from marketprism_ray.sinks import StreamId
 
@@ -54,10 +55,19 @@ class NatsSettings:
     duplicate_window_s: float = 120.0
     window: int = 500
     user: str | None = None
-    password: str | None = None
-    token: str | None = None
+    password: SecretStr | None = None
+    token: SecretStr | None = None
     credentials: Path | None = None
     tls_ca: Path | None = None
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={mask_urls(repr(value))}" for name, value in vars(self).items())
+        return f"NatsSettings({fields})"
+
+    @property
+    def address(self) -> str:
+        """The servers, for messages: without what a URL may hold of credentials."""
+        return mask_urls(", ".join(self.servers))
 
 
 def stream_subjects(preset: str) -> list[str]:
@@ -81,8 +91,8 @@ async def connect(settings: NatsSettings, **more: Any) -> Any:
         "allow_reconnect": True,
         "pending_size": 64 << 20,
         "user": settings.user,
-        "password": settings.password,
-        "token": settings.token,
+        "password": settings.password.get_secret_value() if settings.password else None,
+        "token": settings.token.get_secret_value() if settings.token else None,
         "user_credentials": str(settings.credentials) if settings.credentials else None,
         **more,
     }
@@ -108,7 +118,7 @@ async def connect(settings: NatsSettings, **more: Any) -> Any:
     except (OSError, TimeoutError, nats.errors.Error) as error:
         await client.close()
         why = "; ".join(dict.fromkeys(f"{type(e).__name__}: {e}" for e in [*last, error]))
-        raise SinkUnavailable(f"NATS at {', '.join(settings.servers)}: {why}") from error
+        raise SinkUnavailable(f"NATS at {settings.address}: {mask_urls(why)}") from error
 
 
 class NoAnswer(TimeoutError):

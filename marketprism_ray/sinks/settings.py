@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from marketprism_ray.config import Config, load
+from marketprism_ray.credentials import READER, Credentials
+from marketprism_ray.errors import mask_urls
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.nats import NatsSettings
 
 
-def nats_settings(config: Config, url: str | None = None) -> NatsSettings:
-    """Give the settings of NATS; ``url`` is that of an embedded server."""
+def nats_settings(config: Config, embedded: NatsSettings | None = None) -> NatsSettings:
+    """Give the settings of NATS; ``embedded`` is how our own server is reached."""
     nats = config.nats
-    return NatsSettings(
-        servers=nats.servers if url is None else (url,),
+    found = NatsSettings(
+        servers=nats.servers,
         stream=nats.stream,
         preset=nats.subjects,
         max_messages=nats.max_messages,
@@ -29,47 +34,85 @@ def nats_settings(config: Config, url: str | None = None) -> NatsSettings:
         credentials=nats.credentials,
         tls_ca=nats.tls_ca,
     )
+    if embedded is None:
+        return found
+    own = {name: getattr(embedded, name) for name in ("servers", "user", "password")}
+    return replace(found, **own, token=None, credentials=None, tls_ca=None)
 
 
-def clickhouse_settings(config: Config, port: int | None = None) -> ClickHouseSettings:
-    """Give the settings of ClickHouse; ``port`` is that of an embedded server on this machine."""
+def clickhouse_settings(config: Config, embedded: ClickHouseSettings | None = None) -> ClickHouseSettings:
+    """Give the settings of ClickHouse; ``embedded`` is how our own server is reached."""
     store = config.clickhouse
-    return ClickHouseSettings(
-        host=store.host if port is None else "127.0.0.1",
-        port=(store.port or (8443 if store.secure else 8123)) if port is None else port,
+    found = ClickHouseSettings(
+        host=store.host,
+        port=store.port or (8443 if store.secure else 8123),
         database=store.database,
         user=store.user,
-        password=store.password or "",
-        secure=store.secure and port is None,
-        tls_ca=store.tls_ca if port is None else None,
+        password=store.password,
+        secure=store.secure,
+        tls_ca=store.tls_ca,
         ttl_days=store.ttl_days,
         ttl_days_of=store.ttl_days_of,
     )
+    if embedded is None:
+        return found
+    own = {name: getattr(embedded, name) for name in ("host", "port", "user", "password")}
+    return replace(found, **own, secure=False, tls_ca=None)
 
 
-def published(nats: NatsSettings, clickhouse: ClickHouseSettings) -> dict[str, Any]:
-    """Give what a reader on this machine needs to connect, without secrets: those come from the environment."""
+def published(config: Config, nats: NatsSettings, clickhouse: ClickHouseSettings) -> dict[str, Any]:
+    """Give what a reader on this machine needs to connect, without secrets.
 
-    def plain(settings: Any, *names: str) -> dict[str, Any]:
+    Those of the embedded servers stand in a file of their own, all others come from the environment; addresses that
+    hold a password are given without it.
+    """
+
+    def plain(settings: Any, mode: str, *names: str) -> dict[str, Any]:
         found = {name: getattr(settings, name) for name in names}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
+        shown = {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
+        return {"mode": mode, **shown}
 
     return {
-        "nats": plain(nats, "servers", "stream", "user", "tls_ca", "credentials"),
-        "clickhouse": plain(clickhouse, "host", "port", "database", "user", "secure", "tls_ca"),
+        "nats": {
+            **plain(nats, config.nats.mode, "stream", "preset", "user", "tls_ca", "credentials"),
+            "servers": [mask_urls(server) for server in nats.servers],
+        },
+        "clickhouse": plain(clickhouse, config.clickhouse.mode, "host", "port", "database", "user", "secure", "tls_ca"),
     }
 
 
-def reader_settings(found: dict[str, Any]) -> tuple[NatsSettings, ClickHouseSettings]:
-    """Give the settings of a reader from what was published, and its secrets from the environment."""
-    secrets = load(None)
+def reader_settings(
+    found: dict[str, Any], data_dir: Path, user: str = READER
+) -> tuple[NatsSettings, ClickHouseSettings]:
+    """Give the settings of a reader: from what was published, and its secrets.
 
-    def paths(values: dict[str, Any]) -> dict[str, Any]:
-        return {k: Path(v) if k in ("tls_ca", "credentials") and v else v for k, v in values.items()}
+    Parameters
+    ----------
+    data_dir : of the running system
+    user : of the embedded servers; external ones know the configured one only
 
-    nats, store = paths(found["nats"]), paths(found["clickhouse"])
+    Raises
+    ------
+    ConfigError
+        If the secrets of the embedded servers cannot be read.
+    """
+    given = load(None)
+
+    def paths(name: str) -> tuple[str, dict[str, Any]]:
+        values: dict[str, Any] = {
+            k: Path(v) if k in ("tls_ca", "credentials") and v else v for k, v in found[name].items()
+        }
+        return values.pop("mode"), values
+
+    (nats_mode, nats), (store_mode, store) = paths("nats"), paths("clickhouse")
     nats["servers"] = tuple(nats["servers"])
-    return (
-        NatsSettings(**nats, password=secrets.nats.password, token=secrets.nats.token),
-        ClickHouseSettings(**store, password=secrets.clickhouse.password or ""),
-    )
+    secrets: dict[str, Any] = {"password": given.nats.password, "token": given.nats.token}
+    if nats_mode == "embedded":
+        secrets = {"user": user, "password": SecretStr(Credentials.read(data_dir).nats(user))}
+    elif any("<redacted>@" in server for server in nats["servers"]) and given.nats.servers:
+        # The addresses hold a password: who may know it has them in the environment, as the system had.
+        nats["servers"] = given.nats.servers
+    password = given.clickhouse.password
+    if store_mode == "embedded":
+        store["user"], password = user, SecretStr(Credentials.read(data_dir).clickhouse(user))
+    return NatsSettings(**{**nats, **secrets}), ClickHouseSettings(**store, password=password)
