@@ -245,4 +245,5 @@ def test_exit_codes_and_last_words() -> None:
     assert "2 ticker rows were pushed while nobody could listen" in lost.in_words()[-1]
     for name in ("missing", "stream_missing", "duplicated", "stream_duplicated", "wrong", "invented", "untrue_gaps"):
         assert Verdict(trades_emitted=1, **{name: 1}).exit_code == NOT_WHOLE
+    assert Verdict(trades_emitted=1, problems=["drill: kill x: not done"]).exit_code == NOT_WHOLE
     assert Verdict().exit_code == NOT_WHOLE, "nothing was emitted: nothing is proved"

@@ -36,8 +36,10 @@ UNCOUNTED = ("ticker", "funding_rate", "open_interest", "option_greeks", "volati
 """Types whose streams have no sequence."""
 MAY_BE = ("history", "snapshot")
 """Kinds of what was asked for when it was needed: right if it is there."""
-SLACK_NS = 5_000_000_000
-"""What a venue's clock may be ahead of ours."""
+SLACK_NS = 20_000_000
+"""By how much a time of receipt may be wrong: the clock that makes it is our own."""
+LATEST_NS = 300_000_000_000
+"""What is received so long after the market stopped was not."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Comparison:
     must_until : what was said later may be missing: it was still under way (ns)
     covered : tells whether a gap row accounts for something missing
     optional : ``id`` of what need not be there
+    clock_is_right : False if times of receipt are not to be trusted, because a clock was stepped
     """
 
     def __init__(
@@ -107,6 +110,8 @@ class Comparison:
         must_until: int,
         covered: Covered,
         optional: Collection[int] = (),
+        *,
+        clock_is_right: bool = True,
     ) -> None:
         self.data_type = data_type
         self.sink = sink
@@ -115,6 +120,7 @@ class Comparison:
         self._until = must_until
         self._covered = covered
         self._optional = optional
+        self._clock_is_right = clock_is_right
         self._identity = IDENTITY.get(data_type, ("timestamp",))
         self._first: dict[int, int] = {}
         """``id`` of a state -> when it was said as it is for the first time."""
@@ -188,8 +194,10 @@ class Comparison:
 
     def _check_receipt(self, place: Place, row: dict[str, Any], said: Said) -> None:
         """Check that a row is received after it was said; ``timestamp`` may be ahead as far as clocks differ."""
+        if not self._clock_is_right:
+            return
         since = self._first.get(id(said), said.time)
-        if row["receive_timestamp"] < since - SLACK_NS or row["receive_timestamp"] > self._until + 60 * SLACK_NS:
+        if row["receive_timestamp"] < since - SLACK_NS or row["receive_timestamp"] > self._until + LATEST_NS:
             self.count.altered += 1
             self.findings.problem(
                 f"{self.data_type} received before it was said, or long after",
