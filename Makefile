@@ -5,7 +5,7 @@ BIN := .venv/bin
 # What the compiled inner loops are part of: run a second time with the Python ones.
 CORE_TESTS := $(addprefix tests/test_,book.py hot.py messages.py replay.py shared_keys.py streams.py sync.py units.py)
 
-.PHONY: help install demo test check lint types bench chaos prove-table docs lock clean
+.PHONY: help install demo test check lint types bench chaos mutants prove-table docs lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make bench   the benchmarks, on recorded frames if they are at ../shared/recordings"
 	@echo "make chaos   the slow tests with injected faults"
 	@echo "make prove-table  every fault with several seeds, and the README's table of what became of the data"
+	@echo "make mutants deliberate defects, each of which the verdict must catch"
 
 install: .venv/.installed
 
@@ -41,6 +42,9 @@ chaos: install
 # Everything it takes can be said: make prove-table SCENARIOS="kill-all soak" SEEDS="1 2 3" SECONDS=20 AT=0.75
 prove-table: install
 	$(BIN)/python -m marketprism_ray.proof.table $(if $(SCENARIOS),--scenarios $(SCENARIOS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(AT),--at $(AT))
+
+mutants: install
+	$(BIN)/python -W ignore -m marketprism_ray.proof.mutants
 
 lint: install
 	$(BIN)/ruff format --check .

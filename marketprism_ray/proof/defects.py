@@ -16,7 +16,8 @@ class Mutant:
     ----------
     about : what is wrong, in words
     module, old, new : where, and what is changed into what
-    scenario : ``small`` for the world in one process, else ``demo`` or the scenario of ``prove`` that would show it
+    scenario : ``small`` for the world in one process, ``small-disturbed`` for the same with losses on the wire, else
+        ``demo`` or the scenario of ``prove`` that would show it
     """
 
     name: str
@@ -220,6 +221,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _TRADES,
         '        self._write(gap, "open", received)\n        history = self.venue.trade_history\n',
         '        self._write(gap, "repaired", received)\n        return\n        history = self.venue.trade_history\n',
+        "small-disturbed",
     ),
     Mutant(
         "gap-not-written",
@@ -227,6 +229,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _TRADES,
         "        self.missing += gap.last - gap.first + 1\n",
         "        return\n        self.missing += gap.last - gap.first + 1\n",
+        "small-disturbed",
     ),
     Mutant(
         "backfill-off-by-one",
@@ -234,6 +237,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _SPOT,
         '"fromId": str(first), "limit"',
         '"fromId": str(first + 1), "limit"',
+        "small-disturbed",
     ),
     Mutant(
         "sequence-ignored",
@@ -241,6 +245,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _TRADES,
         "        if first == last + 1:\n            return True\n        if trade.sequence <= last:",
         "        if first >= last + 1:\n            return True\n        if trade.sequence <= last:",
+        "small-disturbed",
     ),
     # --- books ---
     Mutant(
@@ -249,6 +254,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _SPOT,
         "    if delta.first > last + 1:\n",
         "    if delta.first > last + 1000:\n",
+        "small-disturbed",
     ),
     Mutant(
         "stale-change-applied",
@@ -263,6 +269,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _FUTURES,
         "    if delta.previous == last:\n        return Follows.NEXT\n",
         "    if delta.last > last:\n        return Follows.NEXT\n",
+        "small-disturbed",
     ),
     Mutant(
         "prev-seq-ignored",
@@ -270,6 +277,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _OKX,
         "    if delta.previous is None or delta.previous == last:\n",
         "    if True:\n",
+        "small-disturbed",
     ),
     Mutant(
         "delete-not-recognised",
@@ -312,6 +320,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "marketprism_ray.book_stream",
         "        self.gaps_opened += 1\n",
         "        return\n        self.gaps_opened += 1\n",
+        "small-disturbed",
     ),
     Mutant(
         "book-gap-repaired",
@@ -319,6 +328,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "marketprism_ray.book_stream",
         'status="unrepairable"',
         'status="repaired"',
+        "small-disturbed",
     ),
     # --- encoding and keys ---
     Mutant(
@@ -355,5 +365,46 @@ MUTANTS: tuple[Mutant, ...] = (
         "marketprism_ray.encoding",
         '    parts = [RECORDS[data_type].kind, venue, batch.column("market_type"), symbol]\n',
         '    parts = [RECORDS[data_type].kind, venue, "spot", symbol]\n',
+    ),
+    # --- acknowledgement, marks and sinks: the whole system ---
+    Mutant(
+        "acknowledged-before-written",
+        "a sink says that batches are durable before it writes them",
+        "actors.sinks",
+        "            await asyncio.gather(*(waiting.written for waiting in written if waiting is not None))\n",
+        "            written.clear()\n",
+        "kill-clickhouse-sink",
+    ),
+    Mutant(
+        "mark-one-ahead",
+        "a mark says one more than is durable",
+        "actors.sinks",
+        "marks[key] = max((mark[0], mark[1]),",
+        "marks[key] = max((mark[0] + 1, mark[1]),",
+        "kill-collector",
+    ),
+    Mutant(
+        "batches-swapped",
+        "the newest batch is sent first, and its mark counts",
+        "actors.collector",
+        "kept = self.pending.popleft()",
+        "kept = self.pending.pop()",
+        "stall-servers",
+    ),
+    Mutant(
+        "last-row-of-an-insert-lost",
+        "ClickHouse does not get the last row of a large insert",
+        "marketprism_ray.sinks.clickhouse",
+        "            self._insert(data_type, table, token)\n        except BadBatch:",
+        "            self._insert(data_type, table.slice(0, max(1, table.num_rows - 1)), token)\n        except BadBatch:",
+        "demo",
+    ),
+    Mutant(
+        "published-without-an-ear",
+        "NATS rows count as published when they are sent, whether or not the server has them",
+        "marketprism_ray.sinks.nats",
+        "            while call.rows:\n",
+        "            while False:\n",
+        "kill-nats-server",
     ),
 )

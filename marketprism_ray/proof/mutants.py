@@ -31,6 +31,8 @@ from marketprism_ray.proof.defects import MUTANTS, Mutant
 VARIABLE = "MARKETPRISM_MUTANT"
 LIMIT_S = 240
 PARALLEL = 2
+SMALL = {"small": 4.0, "small-disturbed": 8.0}
+"""Scenarios of the world in one process, and how long they take, s."""
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -111,8 +113,8 @@ def try_out(mutant: Mutant | None, scenario: str = "small") -> Outcome:
     scenario = mutant.scenario if mutant else scenario
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="marketprism-mutant-") as folder:
-        if scenario == "small":
-            command = [sys.executable, "-m", "marketprism_ray.proof.mutants", "--here"]
+        if scenario in SMALL:
+            command = [sys.executable, "-m", "marketprism_ray.proof.mutants", "--here", scenario]
         elif scenario == "demo":
             command = [sys.executable, "-m", "marketprism_ray.cli", "demo", "--seconds", "10", "--json"]
         else:
@@ -143,13 +145,14 @@ def _read(done: subprocess.CompletedProcess[str]) -> tuple[int, str]:
     return int(verdict["exit_code"]), str(problems[0] if problems else "")
 
 
-def run_here() -> int:
+def run_here(scenario: str) -> int:
     """Run the small world in this process, changed or not; print the verdict as a line of JSON."""
     from marketprism_ray.logs import configure
     from marketprism_ray.proof.small import run_small
 
     configure("critical")
-    verdict = asyncio.run(run_small(8.0))
+    disturbed = scenario == "small-disturbed"
+    verdict = asyncio.run(run_small(SMALL[scenario], disturbed=disturbed))
     print(json.dumps(verdict.as_json()))
     return verdict.exit_code
 
@@ -160,16 +163,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="mutants to run; all without any")
     parser.add_argument("--list", action="store_true", help="show them")
     parser.add_argument("--small", action="store_true", help="only those that need no whole system")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--here", choices=SMALL, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.here:
-        return run_here()
+        return run_here(options.here)
     unknown = set(options.names) - {mutant.name for mutant in MUTANTS}
     if unknown:
         parser.error(f"no such mutant: {', '.join(sorted(unknown))}")
     chosen = [mutant for mutant in MUTANTS if not options.names or mutant.name in options.names]
     if options.small:
-        chosen = [mutant for mutant in chosen if mutant.scenario == "small"]
+        chosen = [mutant for mutant in chosen if mutant.scenario in SMALL]
     if options.list:
         for mutant in chosen:
             print(f"{mutant.name:32} {mutant.scenario:20} {mutant.about}")
@@ -185,7 +188,7 @@ def _run(chosen: Sequence[Mutant]) -> int:
         if base.exit_code not in (0, 3):
             print(f"The product as it is does not pass {scenario}: what follows proves nothing.", flush=True)
         some = [mutant for mutant in chosen if mutant.scenario == scenario]
-        with ThreadPoolExecutor(PARALLEL if scenario == "small" else 1) as pool:
+        with ThreadPoolExecutor(PARALLEL if scenario in SMALL else 1) as pool:
             for outcome in pool.map(try_out, some):
                 outcomes.append(outcome)
                 _show(outcome)
