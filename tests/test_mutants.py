@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import marketprism_ray.batching
 from marketprism_ray.proof.defects import MUTANTS, Mutant
 from marketprism_ray.proof.mutants import SMALL, install, try_out
 
@@ -27,6 +28,7 @@ def test_there_are_enough_and_each_has_a_name_of_its_own() -> None:
 
 
 def test_a_mutant_comes_before_its_module() -> None:
+    assert marketprism_ray.batching.__name__ == next(m.module for m in MUTANTS if m.name == "side-inverted")
     with pytest.raises(RuntimeError, match="imported already"):
         install("side-inverted")
 

@@ -396,7 +396,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "ClickHouse does not get the last row of a large insert",
         "marketprism_ray.sinks.clickhouse",
         "            self._insert(data_type, table, token)\n        except BadBatch:",
-        "            self._insert(data_type, table.slice(0, max(1, table.num_rows - 1)), token)\n        except BadBatch:",
+        "            self._insert(data_type, table.slice(0, max(1, table.num_rows - 1)), token)\n"
+        "        except BadBatch:",
         "demo",
     ),
     Mutant(
