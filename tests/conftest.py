@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from marketprism_ray.instruments import Instrument
+
+# A deadline is a statement about the machine, not about the code: a busy one breaks it.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "recordings"
 
