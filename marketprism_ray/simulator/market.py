@@ -34,8 +34,9 @@ COMBO_SHARE = 0.03
 """Part of the steps of a dated contract that are trades of a spread: of it and its perpetual at once."""
 State = Literal["open", "halted", "auction"]
 FIXED_VENUES = ("binance_derivatives", "binance_coinm")
-"""Those that write each number with the digits of its instrument, trailing zeros and all; and whose ids of changes
-skip what else the engine counts."""
+"""Those that write each number with the digits of its instrument, trailing zeros and all."""
+SKIPPING_VENUES = (*FIXED_VENUES, "deribit_derivatives")
+"""Those whose ids of changes skip what else the engine counts: other instruments."""
 EXPIRY = ("291228", 1_893_139_200_000)
 """The one delivery day of dated contracts, 08:00 UTC: far away, so that nothing expires in a test."""
 
@@ -144,6 +145,7 @@ class Symbol:
         """Time, update id and levels before each of the last changes."""
         self.text = text
         self._is_fixed = listing.venue in FIXED_VENUES
+        self._skips = listing.venue in SKIPPING_VENUES
         self.window = window
         self._random = random.Random(seed)
         self._mid = int(listing.price / listing.tick)
@@ -187,11 +189,15 @@ class Symbol:
             return [self.change(time_ms)]
         return self.sweep(time_ms) if self._random.random() < SEVERAL_SHARE else [self.trade(time_ms)]
 
-    def trade(self, time_ms: int, combo: int | None = None) -> TradeEvent:
-        """Let one maker fill a taker's order at the best price."""
-        sold = self._random.random() < 0.5
+    def trade(
+        self, time_ms: int, combo: int | None = None, *, sold: bool | None = None, lots: int | None = None
+    ) -> TradeEvent:
+        """Let one maker fill a taker's order at the best price; side and lots are drawn where they are not given."""
+        if sold is None:
+            sold = self._random.random() < 0.5
         self._order += 1
-        return self._fill(self._bids.best if sold else -self._asks.best, self._quantity(), sold, time_ms, combo=combo)
+        tick = self._bids.best if sold else -self._asks.best
+        return self._fill(tick, self._quantity() if lots is None else lots, sold, time_ms, combo=combo)
 
     def sweep(self, time_ms: int) -> list[TradeEvent | BookEvent]:
         """Let a taker's order be filled by several makers on up to five levels; what is taken leaves the book."""
@@ -309,7 +315,7 @@ class Symbol:
             self._undo[-1][2].update(self._bids.before(again))
             sent_bids = self._bids.apply(again)
         previous = self.update_id
-        if self._is_fixed and self._random.random() > 0.03:
+        if self._skips and self._random.random() > 0.03:
             self.update_id += int(self._random.expovariate(1 / 400))
         first = self.update_id + 1
         self.update_id += len(sent_bids) + len(sent_asks)
@@ -533,7 +539,11 @@ class Market:
                 self._burst = [symbol] * self._random.randint(5, 40)
         if self._random.random() < COMBO_SHARE and (legs := self._legs(symbol)) is not None:
             self._combos += 1
-            return [leg.trade(time_ms, self._combos) for leg in legs]
+            sold, lots = self._random.random() < 0.5, self._random.randint(1, 500)
+            return [
+                legs[0].trade(time_ms, self._combos, sold=sold, lots=lots),
+                legs[1].trade(time_ms, self._combos, sold=not sold, lots=lots),
+            ]
         return symbol.act(time_ms, is_trade=self._random.random() < self._trade_share)
 
     def _legs(self, symbol: Symbol) -> tuple[Symbol, Symbol] | None:

@@ -1,8 +1,8 @@
 """The server side of Deribit v2: JSON-RPC over one socket, heartbeats, book chains, history.
 
 Prices and amounts are written as JSON numbers. Inverse contracts are counted in USD, everything else in base.
-Changes of books and quotes are sent as they happen, one frame an event. Trades are bundled, and everything else is
-sent by the clock: for keys somebody subscribed, when there is something new, and once to whoever subscribes.
+Quotes are sent as they happen. Changes of books and trades wait for the end of their interval, and everything else is
+sent by the clock as well: for keys somebody subscribed, when there is something new, and once to whoever subscribes.
 """
 
 from __future__ import annotations
@@ -12,30 +12,24 @@ import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import count as numbers
 from typing import Any
 
 from aiohttp import web
 
-from marketprism_ray.simulator.deribit.channels import VOLATILITY_INDEXES, Channel, is_group
-from marketprism_ray.simulator.deribit.listed import (
-    INTERVALS_MS,
-    RESOLUTIONS_MS,
-    Listed,
-    current_funding,
-    index_name_of,
-)
+from marketprism_ray.simulator.deribit.books import Chain
+from marketprism_ray.simulator.deribit.channels import Channel
+from marketprism_ray.simulator.deribit.combos import Combo
+from marketprism_ray.simulator.deribit.listed import INTERVALS_MS, Listed, index_name_of
 from marketprism_ray.simulator.deribit.methods import Methods, invalid, keys_of
-from marketprism_ray.simulator.deribit.rows import candle_text, change, quote, snapshot, ticker, trade, window
+from marketprism_ray.simulator.deribit.rows import STATES, candle_text, quote, trade
 from marketprism_ray.simulator.deribit.session import Session
-from marketprism_ray.simulator.deribit.text import TOO_MANY, Raw, RpcError, exponent, json_text, push, rpc
-from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent, Truth, plain
-from marketprism_ray.simulator.summaries import STEP_MS, greeks, index_price, mark_price, volatility
+from marketprism_ray.simulator.deribit.streams import BEAT_MS, Streams
+from marketprism_ray.simulator.deribit.text import TOO_MANY, RpcError, json_text, push, rpc
+from marketprism_ray.simulator.market import BookEvent, Market, Symbol, TradeEvent, Truth
 from marketprism_ray.simulator.wire import Client, Wire
 
-BEAT_MS = 100
-"""What is sent by the clock is looked at this often."""
-SECOND_MS = 1_000
+SOCKETS = 32
+"""Sockets that one address may have open."""
 SILENT_MS = 60_000
 """A socket without heartbeat and subscriptions is cut after this."""
 TEST_MS = 10_000
@@ -50,22 +44,30 @@ class Deribit:
         self.name = name
         self._market = market
         self._wire = wire
-        self._numbers = numbers(1)
+        self._numbers: dict[str, int] = {}
+        """Numbers in trade ids; what is listed again keeps its own."""
         self._listed: dict[str, Listed] = {}
+        self._past: dict[str, Listed] = {}
+        """Instruments that are not listed any more: their history can be asked for."""
+        self._combos: dict[str, Combo] = {}
+        self._legs: dict[int, tuple[Combo, TradeEvent]] = {}
+        """First legs of spreads whose second leg has not come yet, by number."""
+        self._states: dict[str, str] = {}
+        self._chains: dict[str, Chain] = {}
+        """Books that somebody subscribed once, by key."""
         self._indexes: dict[str, Listed] = {}
         self._sessions: dict[Client, Session] = {}
         self._endings: set[asyncio.Task[None]] = set()
         self._beat = 0
-        self._bundles: dict[str, dict[str, list[tuple[Listed, TradeEvent]]]] = {
-            every: defaultdict(list) for every in INTERVALS_MS
-        }
+        self._bundles: dict[str, dict[str, list[str]]] = {every: defaultdict(list) for every in INTERVALS_MS}
         """Trades that were not sent yet, by interval and key."""
         self._bundled: dict[str, int] = {}
         self._streams: dict[str, Channel] = {}
         """Every key that was ever subscribed and is sent by the clock."""
         self._sent: dict[str, tuple[int, Any]] = {}
         """When a key was last sent by the clock, and the state that was sent."""
-        self._methods = Methods(self._listed, self._indexes, wire.now_ms)
+        self._channels = Streams(self._listed, self._combos, self._indexes)
+        self._methods = Methods(self._listed, self._past, self._combos, self._indexes, wire.now_ms)
         self.relist()
 
     @property
@@ -76,26 +78,48 @@ class Deribit:
     def relist(self) -> None:
         """Look at the list of symbols again, and say what came and went."""
         listed = {symbol.listing.venue_symbol: symbol for symbol in self._market.of_venue(self.name)}
-        is_first = not self._listed
-        for name, one in list(self._listed.items()):
-            if listed.get(name) is not one.symbol:
-                del self._listed[name]
-                self._announce(one, "inactive")
+        is_first = not self._states
+        for name in list(self._listed):
+            if name not in listed:
+                gone = self._past[name] = self._listed.pop(name)
+                for every in INTERVALS_MS:
+                    self._chains.pop(f"book.{name}.{every}", None)
+                self._announce(gone, "delivered" if gone.symbol.listing.expiry_ms else "inactive")
+                self._states.pop(name)
         for name, symbol in listed.items():
             if name not in self._listed:
-                self._listed[name] = Listed(symbol, next(self._numbers))
+                number = self._numbers.setdefault(name, len(self._numbers) + 1)
+                self._listed[name] = self._past.pop(name) if name in self._past else Listed(symbol, number)
                 if not is_first:
-                    self._announce(self._listed[name], "open")
+                    self._announce(self._listed[name], "created")
+            if self._states.get(name, symbol.state) != symbol.state:
+                self._announce(self._listed[name], STATES[symbol.state])
+            self._states[name] = symbol.state
         self._indexes.clear()
         for one in self._listed.values():
             if one.kind != "option":
                 self._indexes.setdefault(index_name_of(one.symbol.listing), one)
+        self._list_combos()
+
+    def _list_combos(self) -> None:
+        """List the spreads whose legs are listed; one that goes keeps its trades for when it comes again."""
+        for one in self._listed.values():
+            listing = one.symbol.listing
+            perpetual = self._market.symbols.get((self.name, f"{listing.base}-{listing.quote}-SWAP"))
+            if listing.market_type != "futures" or perpetual is None:
+                continue
+            combo = Combo(one, self._listed[perpetual.listing.venue_symbol], one.number)
+            self._combos.setdefault(combo.name, combo)
 
     def _announce(self, one: Listed, state: str) -> None:
-        data = json_text({"timestamp": self._wire.now_ms(), "state": state, "instrument_name": one.name})
+        """Say what became of an instrument; what is new is said on a channel of its own as well."""
+        said = "open" if state == "created" else state
+        data = json_text({"timestamp": self._wire.now_ms(), "state": said, "instrument_name": one.name})
         for kind in (one.kind, "any"):
             for currency in (one.currency, "any"):
                 self._send(f"instrument.state.{kind}.{currency}", lambda: data)
+                if state == "created":
+                    self._send(f"instrument.creation.{kind}.{currency}", lambda: data)
 
     def told(self, symbol: Symbol) -> Truth:
         """Give the trades of a symbol as followers of this venue know them."""
@@ -105,7 +129,9 @@ class Deribit:
         """Give the HTTP routes."""
         return [
             web.get(f"/{self.name}/ws/api/v2", self._socket),
-            web.get(f"/{self.name}/api/v2/public/{{method}}", self._rest),
+            *(web.get(f"/{self.name}/{host}api/v2/public/{{method}}", self._rest) for host in ("", "history/")),
+            *(web.post(f"/{self.name}/{host}api/v2/public/{{method}}", self._post) for host in ("", "history/")),
+            *(web.post(f"/{self.name}/api/v2{end}", self._post) for end in ("", "/")),
         ]
 
     def endpoints(self, host: str) -> dict[str, str]:
@@ -123,12 +149,16 @@ class Deribit:
     # --- sockets ---
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
-        return await self._wire.serve(
-            request, self.name, "public", self._command, idle_s=None, names=("",), opened=self._open
-        )
+        address = request.remote
+        if sum(session.address == address for session in self._sessions.values()) >= SOCKETS:
+            return web.Response(status=429, text="Too many connections")
 
-    def _open(self, client: Client, _: str) -> None:
-        self._sessions[client] = Session(self._wire.now_ms())
+        def opened(client: Client, _: str) -> None:
+            self._sessions[client] = Session(self._wire.now_ms(), address)
+
+        return await self._wire.serve(
+            request, self.name, "public", self._command, idle_s=None, names=("",), opened=opened
+        )
 
     def _command(self, client: Client, text: str) -> None:
         session = self._sessions.get(client)
@@ -172,11 +202,17 @@ class Deribit:
         """Do what a socket asks; a subscription gives the keys it accepts and those that are new."""
         match method:
             case "public/subscribe":
+                self._methods.take("subscribe", session.address)
                 return self._subscribe(client, params)
+            case "public/unsubscribe_all":
+                for key in list(client.keys):
+                    self._wire.unsubscribe(client, key)
+                return "ok"
             case "public/unsubscribe":
-                keys = [key for key in keys_of(params) if self._channel(key) is not None]
+                keys = [key for key in keys_of(params) if self._channels.channel(key) is not None]
                 for key in keys:
                     self._wire.unsubscribe(client, key)
+                self._methods.take("requests", session.address)
                 return keys
             case "public/set_heartbeat":
                 interval = params.get("interval")
@@ -193,79 +229,47 @@ class Deribit:
                 session.tested_ms = None
         if not method.startswith("public/"):
             raise RpcError(-32601, "Method not found")
-        return self._methods.answer(method.removeprefix("public/"), params)
+        return self._methods.answer(method.removeprefix("public/"), params, session.address, is_socket=True)
 
     def _subscribe(self, client: Client, params: dict[str, Any]) -> tuple[list[str], list[str]]:
         accepted, fresh = [], []
         for key in keys_of(params):
-            channel = self._channel(key)
+            channel = self._channels.channel(key)
             if channel is None:
                 continue
             accepted.append(key)
             if key not in client.keys:
                 # What is bundled by now is of others: a new listener gets what happens from now on.
                 self._send_bundle(key)
+                if channel.topic == "book" and key not in self._chains:
+                    self._chains[key] = Chain(self._listed[channel.place].symbol)
+                self._send_book(key)
+                if channel.topic == "incremental":
+                    self._send_now(key, channel, self._wire.now_ms())
                 self._wire.subscribe(client, key)
                 fresh.append(key)
         return accepted, fresh
 
     def _greet(self, client: Client, key: str) -> None:
         """Send what a fresh subscription gets at once; one that was there already gets nothing."""
-        channel = self._channel(key)
+        channel = self._channels.channel(key)
         assert channel is not None
         now_ms = self._wire.now_ms()
         if channel.topic == "trades":
-            for one in self._members(channel.place):
+            for one in self._channels.members(channel.place):
                 truth = one.symbol.truth
                 if truth.subscribed_from is None:
                     truth.subscribed_from = one.symbol.trade_id + 1
         elif channel.topic == "book":
-            one = self._listed[channel.place]
-            one.know()
-            self._wire.greet(client, key, push(key, snapshot(one.symbol, now_ms)))
+            self._wire.greet(client, key, push(key, self._chains[key].snapshot(now_ms)))
         elif channel.topic == "quote":
             self._wire.greet(client, key, push(key, json_text(quote(self._listed[channel.place].symbol, now_ms))))
         elif channel.every_ms:
             self._streams[key] = channel
-            self._sent.setdefault(key, (now_ms, self._state(channel, now_ms)))
-            text = self._text(channel, now_ms)
+            self._sent.setdefault(key, (now_ms, self._channels.state(channel, now_ms)))
+            text = self._channels.first_text(channel, now_ms)
             if text is not None:
                 self._wire.greet(client, key, push(key, text))
-
-    def _members(self, place: str) -> list[Listed]:
-        """Give the symbols of a group, or the one of that name."""
-        if place in self._listed:
-            return [self._listed[place]]
-        kind, _, currency = place.partition(".")
-        return [one for one in self._listed.values() if one.is_in(kind, currency)]
-
-    def _channel(self, key: str) -> Channel | None:
-        """Read a key; None if there is no such channel."""
-        match key.split("."):
-            case ["trades" | "book" | "ticker" as topic, name, every] if name in self._listed and every in INTERVALS_MS:
-                return Channel(topic, name, INTERVALS_MS[every] if topic == "ticker" else 0)
-            case ["perpetual", name, every] if name in self._listed and every in INTERVALS_MS:
-                is_perpetual = self._listed[name].symbol.listing.market_type == "perpetual"
-                return Channel("perpetual", name, INTERVALS_MS[every]) if is_perpetual else None
-            case ["quote", name] if name in self._listed:
-                return Channel("quote", name)
-            case ["book", name, "none", "1" | "10" | "20" as depth, every] if name in self._listed:
-                return Channel("window", name, INTERVALS_MS[every], depth) if every in INTERVALS_MS else None
-            case ["trades", kind, currency, every] if is_group(kind, currency) and every in INTERVALS_MS:
-                return Channel("trades", f"{kind}.{currency}")
-            case ["instrument", "state", kind, currency] if is_group(kind, currency):
-                return Channel("state", f"{kind}.{currency}")
-            case ["chart", "trades", name, resolution] if name in self._listed and resolution in RESOLUTIONS_MS:
-                return Channel("chart", name, SECOND_MS, resolution)
-            case ["deribit_volatility_index", index] if index in VOLATILITY_INDEXES:
-                return Channel("volatility", index, SECOND_MS)
-            case ["deribit_price_index", index] if index in self._indexes:
-                return Channel("index", index, SECOND_MS)
-            case ["markprice", "options", index] if index in self._indexes:
-                return Channel("marks", index, SECOND_MS)
-            case ["platform_state"]:
-                return Channel("platform", "")
-        return None
 
     def _end(self, client: Client, session: Session, text: str = "", code: int = 1000) -> None:
         """End a session, after a last word."""
@@ -280,15 +284,32 @@ class Deribit:
         """Send an event to whoever subscribed it."""
         one = self._listed[event.listing.venue_symbol]
         if isinstance(event, TradeEvent):
+            self._add_leg(one, event)
             self._add_trade(one, event)
             return
         one.books += 1
-        entries = one.entries(event)
-        if entries is not None:
-            data = change(event, *entries)
-            for key in one.book_keys:
-                self._send(key, lambda: data)
+        for every in INTERVALS_MS:
+            if (chain := self._chains.get(f"book.{one.name}.{every}")) is not None:
+                chain.add(event)
         self._send(one.quote_key, lambda: json_text(quote(one.symbol, event.time_ms)))
+
+    def _add_leg(self, one: Listed, event: TradeEvent) -> None:
+        """Take note of a leg of a spread; with the second one the spread itself is traded."""
+        number = event.combo
+        if number is None:
+            return
+        if number not in self._legs:
+            combo = next(combo for combo in self._combos.values() if combo.legs[0] is one)
+            self._legs[number] = combo, event
+            for leg in combo.legs:
+                leg.combos[number] = combo.name, combo.trade_id(len(combo.trades))
+            return
+        combo, first = self._legs.pop(number)
+        combo.trades.append((first, event))
+        text = combo.row(len(combo.trades) - 1, trade).text
+        for every, bundles in self._bundles.items():
+            for place in combo.places():
+                bundles[f"trades.{place}.{every}"].append(text)
 
     def _add_trade(self, one: Listed, event: TradeEvent) -> None:
         one.trades += 1
@@ -300,9 +321,10 @@ class Deribit:
                 self._send(f"chart.trades.{one.name}.{resolution}", lambda last=last: last)  # type: ignore[misc]
             candle.add(event)
             candle.closed.clear()
+        text = trade(one, event)
         for every, bundles in self._bundles.items():
             for key in one.trade_keys[every]:
-                bundles[key].append((one, event))
+                bundles[key].append(text)
 
     def _send(self, key: str, data: Callable[[], str]) -> None:
         """Write a frame once, and only if somebody wanted it once."""
@@ -332,6 +354,8 @@ class Deribit:
                 self._bundled[every] = now_ms // every_ms
                 for key in list(self._bundles[every]):
                     self._send_bundle(key)
+                for key in [key for key in self._chains if key.endswith(f".{every}")]:
+                    self._send_book(key)
         wanted = self._wire.known(self.name) & self._streams.keys()
         for key in self._sent.keys() - wanted:
             del self._sent[key]
@@ -357,82 +381,72 @@ class Deribit:
         """Send the trades of a key that wait; nothing for a key that is not about trades."""
         waiting = self._bundles.get(key.rpartition(".")[2], {}).pop(key, None)
         if waiting:
-            self._send(key, lambda: f"[{','.join(trade(one, event) for one, event in waiting)}]")
+            self._send(key, lambda: f"[{','.join(waiting)}]")
+
+    def _send_book(self, key: str) -> None:
+        """Send what has changed of a book; nothing for a key that is not one."""
+        change = self._chains[key].change(self._wire.now_ms()) if key in self._chains else None
+        if change is not None:
+            self._send(key, lambda: change)
 
     def _update(self, key: str, now_ms: int) -> None:
         """Send a stream that is due and has something new."""
         channel = self._streams[key]
-        if self._channel(key) is None:
+        if self._channels.channel(key) is None:
             return
-        state = self._state(channel, now_ms)
+        state = self._channels.state(channel, now_ms)
         sent_ms, sent_state = self._sent.get(key, (0, None))
         if now_ms // channel.every_ms == sent_ms // channel.every_ms or (state is not None and state == sent_state):
             return
         self._sent[key] = now_ms, state
-        text = self._text(channel, now_ms)
+        self._send_now(key, channel, now_ms)
+
+    def _send_now(self, key: str, channel: Channel, now_ms: int) -> None:
+        text = self._channels.text(channel, now_ms)
         if text is not None:
             self._send(key, lambda: text)
-
-    def _state(self, channel: Channel, now_ms: int) -> Any:
-        """Give what differs when a stream has something new to say; None if it always has."""
-        match channel.topic:
-            case "ticker" | "perpetual":
-                one = self._listed[channel.place]
-                return one.trades, one.books, now_ms // STEP_MS
-            case "window":
-                return self._listed[channel.place].books
-            case "chart":
-                return self._listed[channel.place].trades
-        return None
-
-    def _text(self, channel: Channel, now_ms: int) -> str | None:
-        """Write what a stream has to say now; None if that is nothing yet."""
-        match channel.topic:
-            case "ticker":
-                return json_text(ticker(self._listed[channel.place], now_ms))
-            case "perpetual":
-                symbol = self._listed[channel.place].symbol
-                rate, index = current_funding(symbol.listing, now_ms), Raw(plain(index_price(symbol)))
-                return json_text({"timestamp": now_ms, "interest": exponent(rate), "index_price": index})
-            case "window":
-                return json_text(window(self._listed[channel.place].symbol, int(channel.detail), now_ms))
-            case "chart":
-                candle = self._listed[channel.place].candle(channel.detail, now_ms)
-                return candle_text(candle) if candle.trades else None
-            case "volatility":
-                value = Raw(plain(volatility(channel.place, now_ms)))
-                return json_text({"timestamp": now_ms, "volatility": value, "index_name": channel.place})
-            case "index":
-                value = Raw(plain(index_price(self._indexes[channel.place].symbol)))
-                return json_text({"timestamp": now_ms, "price": value, "index_name": channel.place})
-            case _:
-                return json_text(self._marks(channel.place, now_ms))
-
-    def _marks(self, index: str, now_ms: int) -> list[dict[str, Any]]:
-        """Give the marks of options; here volatilities are fractions."""
-        return [
-            {
-                "timestamp": now_ms,
-                "instrument_name": one.name,
-                "mark_price": Raw(plain(mark_price(one.symbol))),
-                "iv": Raw(plain(greeks(one.symbol.listing, now_ms).mark_iv)),
-            }
-            for one in self._listed.values()
-            if one.kind == "option" and index_name_of(one.symbol.listing) == index
-        ]
 
     # --- requests ---
 
     async def _rest(self, request: web.Request) -> web.Response:
-        begin = self._wire.now_us()
+        return self._answer(request, None, request.match_info["method"], dict(request.query))
+
+    async def _post(self, request: web.Request) -> web.Response:
+        """Answer JSON-RPC: the method is in the body or in the path, parameters are in the body."""
         try:
-            result = self._methods.answer(request.match_info["method"], dict(request.query))
-        except RpcError as error:
-            body = rpc(None, begin, self._wire.now_us(), error=error.content)
-            return web.Response(
-                text=body, status=429 if error.code == TOO_MANY else 400, content_type="application/json"
-            )
-        return web.Response(text=rpc(None, begin, self._wire.now_us(), result=result), content_type="application/json")
+            body = await request.json()
+            if not isinstance(body, dict):
+                raise ValueError
+        except ValueError:
+            return self._answer(request, None, "", {}, RpcError(-32700, "Parse error"))
+        method = body.get("method", f"public/{request.match_info.get('method', '')}")
+        params = body.get("params", {})
+        if not isinstance(method, str) or not isinstance(params, dict):
+            return self._answer(request, body.get("id"), "", {}, RpcError(-32600, "Invalid Request"))
+        if not method.startswith("public/"):
+            return self._answer(request, body.get("id"), "", {}, RpcError(-32601, "Method not found"))
+        return self._answer(request, body.get("id"), method.removeprefix("public/"), params)
+
+    def _answer(
+        self,
+        request: web.Request,
+        identity: Any,
+        method: str,
+        params: dict[str, Any],
+        error: RpcError | None = None,
+    ) -> web.Response:
+        begin = self._wire.now_us()
+        is_history = request.path.startswith(f"/{self.name}/history/")
+        try:
+            if error is not None:
+                raise error
+            result = self._methods.answer(method, params, request.remote, is_history=is_history)
+        except RpcError as refused:
+            body = rpc(identity, begin, self._wire.now_us(), error=refused.content)
+            status = 429 if refused.code == TOO_MANY else 400
+            return web.Response(text=body, status=status, content_type="application/json")
+        body = rpc(identity, begin, self._wire.now_us(), result=result)
+        return web.Response(text=body, content_type="application/json")
 
 
 async def _close(client: Client, text: str, code: int) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from decimal import Decimal
 
-from marketprism_ray.simulator.market import BookEvent, Listing, Symbol, TradeEvent
+from marketprism_ray.simulator.market import Listing, Symbol, TradeEvent
 from marketprism_ray.simulator.summaries import RunningCandle, RunningDay, funding_rate
 
 RESOLUTIONS_MS = {
@@ -35,26 +35,13 @@ class Listed:
         groups = (f"{kind}.{currency}" for kind in (self.kind, "any") for currency in (self.currency, "any"))
         places = (self.name, *groups)
         self.trade_keys = {every: [f"trades.{place}.{every}" for place in places] for every in INTERVALS_MS}
-        self.book_keys = [f"book.{self.name}.{every}" for every in INTERVALS_MS]
         self.quote_key = f"quote.{self.name}"
         self.day = RunningDay()
         self.candles: dict[str, RunningCandle] = {}
         """Candles of charts that somebody has watched, by resolution."""
         self.trades = self.books = 0
-        self._known: tuple[set[str], set[str]] | None = None
-        """Prices of bids and asks, once somebody has asked for the book."""
-
-    def know(self) -> None:
-        """Keep track of the prices from now on."""
-        if self._known is None:
-            bids, asks = self.symbol.book()
-            self._known = {price for price, _ in bids}, {price for price, _ in asks}
-
-    def entries(self, event: BookEvent) -> tuple[str, str] | None:
-        """Write bids and asks of a change; None if nobody has asked for the book yet."""
-        if self._known is None:
-            return None
-        return changes(event.bids, self._known[0]), changes(event.asks, self._known[1])
+        self.combos: dict[int, tuple[str, str]] = {}
+        """Name of the spread and id of its trade, by the number that trades of this symbol as its legs have."""
 
     def is_in(self, kind: str, currency: str) -> bool:
         """Tell whether it belongs to a group of instruments."""
@@ -108,19 +95,8 @@ def events_of(symbol: Symbol, places: Iterable[int]) -> list[TradeEvent]:
             truth.taker_sold[i],
             truth.times_ms[i],
             truth.liquidations[i],
+            truth.orders[i],
+            combo=truth.combos[i],
         )
         for i in places
     ]
-
-
-def changes(levels: Sequence[tuple[str, str]], known: set[str]) -> str:
-    """Write changes of one side, and keep its prices; a level that was not there cannot go."""
-    found = []
-    for price, amount in levels:
-        if amount.strip("0."):
-            found.append(f'["{"change" if price in known else "new"}",{price},{amount}]')
-            known.add(price)
-        elif price in known:
-            found.append(f'["delete",{price},0.0]')
-            known.remove(price)
-    return f"[{','.join(found)}]"

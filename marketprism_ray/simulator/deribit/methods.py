@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from marketprism_ray.simulator.deribit.channels import CURRENCIES, KINDS, VOLATILITY_INDEXES, is_group
+from marketprism_ray.simulator.deribit.combos import Combo
 from marketprism_ray.simulator.deribit.listed import RESOLUTIONS_MS, Listed, events_of, trade_id
 from marketprism_ray.simulator.deribit.rows import (
     NEVER_MS,
@@ -27,8 +29,22 @@ from marketprism_ray.simulator.summaries import RunningCandle, funding_rate, ind
 VOLATILITY_STEPS_MS = {"1": 1_000, "60": 60_000, "3600": 3_600_000, "43200": 43_200_000, "1D": 86_400_000}
 HOUR_MS = 3_600_000
 CHANNELS_PER_CALL = 500
-REQUESTS_PER_S, REQUEST_BURST = 20.0, 100.0
-LISTS_PER_S, LIST_BURST = 1.0, 50.0
+POOLS = {
+    "requests": (20.0, 100.0),
+    "subscribe": (10 / 3, 10.0),
+    "lists": (1.0, 50.0),
+    "lists on sockets": (0.1, 5.0),
+}
+"""Credits of an address: how many come back in a second, and how many there are at most."""
+DAY_MS = 86_400_000
+HISTORY_LAG_MS = 5_000
+"""What the host of old trades does not know yet."""
+_OF_TRADES = (
+    "get_last_trades_by_instrument",
+    "get_last_trades_by_instrument_and_time",
+    "get_last_trades_by_currency",
+    "get_last_trades_by_currency_and_time",
+)
 TRADES_PER_PAGE, FUNDING_PER_PAGE, VOLATILITY_PER_PAGE, CANDLES_PER_PAGE = 1_000, 744, 1_000, 5_000
 VERSION = {"version": "1.2.26"}
 
@@ -38,16 +54,25 @@ class Methods:
 
     Parameters
     ----------
-    listed : symbols by the venue's name
+    listed, past, combos : what is listed, what was, and spreads, by the venue's name
     indexes : the symbol whose trades stand in for each index
     """
 
-    def __init__(self, listed: Mapping[str, Listed], indexes: Mapping[str, Listed], now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        listed: Mapping[str, Listed],
+        past: Mapping[str, Listed],
+        combos: Mapping[str, Combo],
+        indexes: Mapping[str, Listed],
+        now_ms: Callable[[], int],
+    ) -> None:
         self.rate_limited = 0
-        self.requests = Credits(REQUESTS_PER_S, REQUEST_BURST)
-        self._lists = Credits(LISTS_PER_S, LIST_BURST)
+        self._pools: dict[tuple[str, str | None], Credits] = {}
+        self._random = random.Random("lag")
         self._now_ms = now_ms
         self._listed = listed
+        self._past = past
+        self._combos = combos
         self._indexes = indexes
         self._methods: dict[str, Callable[[dict[str, Any]], Any]] = {
             "get_time": lambda _: self._now_ms(),
@@ -56,14 +81,10 @@ class Methods:
             "status": lambda _: {"locked": "false", "locked_indices": []},
             "get_currencies": get_currencies,
             "get_instruments": self._get_instruments,
-            "get_instrument": lambda params: instrument(self._of(params).symbol.listing),
+            "get_instrument": lambda params: instrument(self._of(params)),
             "get_order_book": self._get_order_book,
             "ticker": lambda params: ticker(self._of(params), self._now_ms()),
             "get_book_summary_by_currency": self._get_summaries,
-            "get_last_trades_by_instrument": self._get_trades,
-            "get_last_trades_by_instrument_and_time": self._get_trades,
-            "get_last_trades_by_currency": self._get_trades_of_many,
-            "get_last_trades_by_currency_and_time": self._get_trades_of_many,
             "get_tradingview_chart_data": self._get_chart,
             "get_funding_rate_history": self._get_funding,
             "get_volatility_index_data": self._get_volatility,
@@ -76,14 +97,41 @@ class Methods:
             raise invalid("instrument_name")
         return one
 
-    def answer(self, method: str, params: dict[str, Any]) -> Any:
-        """Give the result of a method without ``public/``; raises `RpcError`."""
-        if method not in self._methods:
-            raise RpcError(-32601, "Method not found")
-        if not self.requests.take() or (method == "get_instruments" and not self._lists.take()):
+    def take(self, pool: str, address: str | None) -> None:
+        """Take a credit of an address; raises `RpcError` if none is left."""
+        if (pool, address) not in self._pools:
+            self._pools[pool, address] = Credits(*POOLS[pool])
+        if not self._pools[pool, address].take():
             self.rate_limited += 1
             raise RpcError(TOO_MANY, "too_many_requests")
-        return self._methods[method](params)
+
+    def answer(
+        self,
+        method: str,
+        params: dict[str, Any],
+        address: str | None,
+        *,
+        is_socket: bool = False,
+        is_history: bool = False,
+    ) -> Any:
+        """Give the result of a method without ``public/``; raises `RpcError`.
+
+        Parameters
+        ----------
+        is_socket : asked on a socket, where lists of instruments are scarcer
+        is_history : asked on the host of old trades
+        """
+        if method not in _OF_TRADES and (is_history or method not in self._methods):
+            raise RpcError(-32601, "Method not found")
+        self.take("requests", address)
+        if method == "get_instruments":
+            self.take("lists on sockets" if is_socket else "lists", address)
+        if method not in _OF_TRADES:
+            return self._methods[method](params)
+        # Here is the last day; elsewhere all but the last seconds.
+        now_ms = self._now_ms()
+        within = range(now_ms - HISTORY_LAG_MS) if is_history else range(now_ms - DAY_MS, NEVER_MS)
+        return self._get_trades(params, within) if "instrument" in method else self._get_trades_of_many(params, within)
 
     def _chosen(self, params: dict[str, Any]) -> list[Listed]:
         kind, currency = str(params.get("kind") or "any"), str(params.get("currency") or "any")
@@ -93,18 +141,30 @@ class Methods:
             raise invalid("currency")
         return [one for one in self._listed.values() if one.is_in(kind, currency)]
 
+    def _ever(self, params: dict[str, Any]) -> Listed:
+        """Give an instrument that is listed, or was."""
+        return self._past.get(str(params.get("instrument_name"))) or self._of(params)
+
     def _get_instruments(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         chosen = self._chosen(params)
-        # None has expired: the only delivery day is far away.
-        return (
-            []
-            if str(params.get("expired", "")).lower() == "true"
-            else [instrument(one.symbol.listing) for one in chosen]
-        )
+        kind, currency = str(params.get("kind") or "any"), str(params.get("currency") or "any")
+        if str(params.get("expired", "")).lower() == "true":
+            past = [one for one in self._past.values() if one.is_in(kind, currency) and one.symbol.listing.expiry_ms]
+            return [instrument(one, "delivered") for one in past]
+        combos = [
+            combo.instrument(instrument(combo.legs[0]))
+            for combo in self._combos.values()
+            if kind in ("any", "future_combo") and currency in ("any", combo.currency)
+            if all(leg.name in self._listed for leg in combo.legs)
+        ]
+        return [*(instrument(one) for one in chosen), *combos]
 
     def _get_order_book(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Give the book as a server has it that is behind the stream, each time by another while."""
         one, depth, now_ms = self._of(params), whole(params, "depth", 5), self._now_ms()
-        return {**ticker(one, now_ms), **window(one.symbol, min(max(depth, 1), 10_000), now_ms)}
+        lag_ms = self._random.choice((0, 0, 20, 50, 150, 400))
+        bids, asks, change_id = one.symbol.book_at(now_ms - lag_ms, min(max(depth, 1), 10_000))
+        return {**ticker(one, now_ms), **window(one.symbol, (bids, asks), change_id, now_ms)}
 
     def _get_index_price(self, params: dict[str, Any]) -> dict[str, Any]:
         one = self._indexes.get(str(params.get("index_name", "")))
@@ -141,25 +201,31 @@ class Methods:
             )
         return found
 
-    def _get_trades(self, params: dict[str, Any]) -> dict[str, Any]:
-        one = self._of(params)
+    def _get_trades(self, params: dict[str, Any], within: range) -> dict[str, Any]:
+        combo = self._combos.get(str(params.get("instrument_name")))
+        if combo is not None:
+            chosen = _page(params, range(len(combo.trades)))
+            rows = [combo.row(place, trade) for place in chosen]
+            return {"trades": rows, "has_more": len(combo.trades) > len(chosen)}
+        one = self._ever(params)
         truth = one.symbol.truth
         first_id = truth.ids[0] if truth.ids else 0
         low = max(
             whole(params, "start_seq", first_id) - first_id,
-            bisect_left(truth.times_ms, whole(params, "start_timestamp", 0)),
+            bisect_left(truth.times_ms, max(whole(params, "start_timestamp", 0), within.start)),
         )
         high = min(
             whole(params, "end_seq", first_id + len(truth.ids)) - first_id + 1,
-            bisect_right(truth.times_ms, whole(params, "end_timestamp", NEVER_MS)),
+            bisect_right(truth.times_ms, min(whole(params, "end_timestamp", NEVER_MS), within.stop)),
         )
         places = range(low, max(low, high))
         chosen = _page(params, places)
         rows = [Raw(trade(one, event)) for event in events_of(one.symbol, chosen)]
         return {"trades": rows, "has_more": len(places) > len(chosen)}
 
-    def _get_trades_of_many(self, params: dict[str, Any]) -> dict[str, Any]:
-        start, end = whole(params, "start_timestamp", 0), whole(params, "end_timestamp", NEVER_MS)
+    def _get_trades_of_many(self, params: dict[str, Any], within: range) -> dict[str, Any]:
+        start = max(whole(params, "start_timestamp", 0), within.start)
+        end = min(whole(params, "end_timestamp", NEVER_MS), within.stop)
         rows: list[tuple[int, int, int, Listed]] = []
         for one in self._chosen(params):
             times = one.symbol.truth.times_ms
@@ -226,7 +292,10 @@ class Methods:
         page = times[-VOLATILITY_PER_PAGE:]
         rows = []
         for at in page:
-            values = [volatility(index, at + i * step // 4) for i in range(4)]
+            # The last candle is not finished: it is made of what was until now.
+            samples = min(step // 1_000, 60)
+            moments = (at + place * step // samples for place in range(samples))
+            values = [volatility(index, moment) for moment in moments if moment <= self._now_ms()]
             rows.append([at, *(Raw(plain(value)) for value in (values[0], max(values), min(values), values[-1]))])
         return {"data": rows, "continuation": page[0] - step if len(times) > len(page) else None}
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 from zlib import crc32
 
+from marketprism_ray.simulator.deribit.books import Levels
 from marketprism_ray.simulator.deribit.listed import (
     Listed,
     contract_size,
@@ -15,8 +16,8 @@ from marketprism_ray.simulator.deribit.listed import (
     settlement,
     trade_id,
 )
-from marketprism_ray.simulator.deribit.text import Raw, exponent, json_text, raw_or_null
-from marketprism_ray.simulator.market import BookEvent, Listing, Symbol, TradeEvent, plain
+from marketprism_ray.simulator.deribit.text import Raw, exponent, json_text, number, raw_or_null
+from marketprism_ray.simulator.market import Symbol, TradeEvent, plain
 from marketprism_ray.simulator.summaries import (
     RunningCandle,
     funding_rate,
@@ -26,6 +27,7 @@ from marketprism_ray.simulator.summaries import (
     open_interest,
 )
 
+STATES = {"open": "open", "halted": "halted", "auction": "locked"}
 NEVER_MS = 32_503_708_800_000
 """How a perpetual's expiry is written."""
 
@@ -38,6 +40,9 @@ def trade(one: Listed, event: TradeEvent) -> str:
         known = greeks(listing, event.time_ms)
         index = plain(index_price(one.symbol))
         more += f',"iv":{plain(known.mark_iv * 100)}'
+    if event.combo is not None:
+        combo, combo_trade = one.combos[event.combo]
+        more += f',"combo_id":"{combo}","combo_trade_id":"{combo_trade}"'
     if event.is_liquidation:
         more += ',"liquidation":"T"'
     return (
@@ -46,7 +51,7 @@ def trade(one: Listed, event: TradeEvent) -> str:
         f'"instrument_name":"{listing.venue_symbol}","index_price":{index},'
         f'"direction":"{"sell" if event.taker_sold else "buy"}",'
         f'"contracts":{plain(Decimal(event.quantity) / Decimal(contract_size(listing)))},'
-        f'"amount":{event.quantity}{more}}}'
+        f'"amount":{number(event.quantity)}{more}}}'
     )
 
 
@@ -63,38 +68,20 @@ def quote(symbol: Symbol, now_ms: int) -> dict[str, Any]:
     }
 
 
-def window(symbol: Symbol, depth: int, now_ms: int) -> dict[str, Any]:
-    """Give a row of a grouped book."""
-    bids, asks = symbol.book(depth)
+def window(symbol: Symbol, levels: tuple[Levels, Levels], change_id: int, now_ms: int) -> dict[str, Any]:
+    """Give a row of a book's best levels."""
     return {
         "timestamp": now_ms,
         "instrument_name": symbol.listing.venue_symbol,
-        "change_id": symbol.update_id,
-        "bids": Raw(pairs(bids)),
-        "asks": Raw(pairs(asks)),
+        "change_id": change_id,
+        "bids": Raw(pairs(levels[0])),
+        "asks": Raw(pairs(levels[1])),
     }
-
-
-def snapshot(symbol: Symbol, now_ms: int) -> str:
-    """Write the first message of a book."""
-    bids, asks = ("[" + ",".join(f'["new",{p},{q}]' for p, q in side) + "]" for side in symbol.book())
-    return (
-        f'{{"type":"snapshot","timestamp":{now_ms},"instrument_name":"{symbol.listing.venue_symbol}",'
-        f'"change_id":{symbol.update_id},"bids":{bids},"asks":{asks}}}'
-    )
-
-
-def change(event: BookEvent, bids: str, asks: str) -> str:
-    """Write a change of a book."""
-    return (
-        f'{{"type":"change","timestamp":{event.time_ms},"prev_change_id":{event.previous},'
-        f'"instrument_name":"{event.listing.venue_symbol}","change_id":{event.last},"bids":{bids},"asks":{asks}}}'
-    )
 
 
 def pairs(levels: Sequence[tuple[str, str]]) -> str:
     """Write levels as ``[price, amount]``."""
-    return "[" + ",".join(f"[{price},{amount}]" for price, amount in levels) + "]"
+    return "[" + ",".join(f"[{price},{number(amount)}]" for price, amount in levels) + "]"
 
 
 def bar(candle: RunningCandle) -> dict[str, Any]:
@@ -116,8 +103,9 @@ def candle_text(candle: RunningCandle) -> str:
     return json_text(bar(candle))
 
 
-def instrument(listing: Listing) -> dict[str, Any]:
-    """Give a row of ``get_instruments``."""
+def instrument(one: Listed, state: str | None = None) -> dict[str, Any]:
+    """Give a row of ``get_instruments``; ``state`` is that of one that is not listed any more."""
+    listing = one.symbol.listing
     is_option = listing.market_type == "option"
     found: dict[str, Any] = {
         "instrument_name": listing.venue_symbol,
@@ -138,8 +126,8 @@ def instrument(listing: Listing) -> dict[str, Any]:
         "expiration_timestamp": listing.expiry_ms or NEVER_MS,
         "creation_timestamp": 1_534_167_754_000,
         "price_index": index_name_of(listing),
-        "is_active": True,
-        "state": "open",
+        "is_active": state is None,
+        "state": state or STATES[one.symbol.state],
         "rfq": False,
         "block_trade_commission": 0.0,
         "block_trade_min_trade_amount": 1,
@@ -185,7 +173,7 @@ def ticker(one: Listed, now_ms: int) -> dict[str, Any]:
     mark, usd = mark_price(symbol), Raw(plain(usd_volume(one)))
     row = {
         **quote(symbol, now_ms),
-        "state": "open",
+        "state": STATES[symbol.state],
         "stats": {
             "high": raw_or_null(day.high if day.trades else None),
             "low": raw_or_null(day.low if day.trades else None),

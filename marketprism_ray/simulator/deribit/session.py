@@ -25,7 +25,8 @@ class Credits:
 class Session:
     """What the venue remembers of a socket."""
 
-    def __init__(self, now_ms: int) -> None:
+    def __init__(self, now_ms: int, address: str | None = None) -> None:
+        self.address = address
         self.heartbeat_ms: int | None = None
         self.next_beat_ms = 0
         self.tested_ms: int | None = None

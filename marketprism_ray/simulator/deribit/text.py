@@ -67,3 +67,11 @@ def rpc(identity: Any, begin: int, end: int, **content: Any) -> str:
 def push(key: str, data: str) -> str:
     """Write a notification of a channel."""
     return f'{{"jsonrpc":"2.0","method":"subscription","params":{{"channel":"{key}","data":{data}}}}}'
+
+
+def number(text: str) -> str:
+    """Write an amount: large round ones as the venue does now and then, ``2.2e3``."""
+    if text.endswith("000") and "." not in text:
+        digits = text.rstrip("0")
+        return f"{digits[0]}.{digits[1:] or '0'}e{len(text) - 1}"
+    return text
