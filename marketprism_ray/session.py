@@ -179,10 +179,7 @@ class Session:
         self._record_streams = [stream for stream in self.streams if isinstance(stream, RecordStream)]
         self.repairer = Repairer(
             self.venue,
-            {
-                self.venue.filed_under(data_type, table[symbol]): table[symbol]
-                for data_type, symbol in self.shard.streams
-            },
+            {self.venue.filed_under(data_type, instrument): instrument for data_type, instrument in listed},
             self.rest,
             self.batcher,
             self.clock,
