@@ -31,11 +31,14 @@ from pydantic import (
     field_validator,
 )
 
-from marketprism_ray.errors import ConfigError, mask_urls
+from marketprism_ray.bounded_yaml import FILE_BYTES, load_bounded
+from marketprism_ray.errors import ConfigError, mask_urls, shorten
 from marketprism_ray.records import RECORDS
 from marketprism_ray.venues import VENUES
 
 ENVIRONMENT_PREFIX = "MARKETPRISM_"
+ERRORS = 50
+"""Lines that say what is wrong."""
 PURE_PYTHON = "MARKETPRISM_PURE_PYTHON"
 """No option: ``hot.py`` reads it when it is imported."""
 SECRETS = {("nats", "password"), ("nats", "token"), ("clickhouse", "password"), ("networking", "proxy_password")}
@@ -263,20 +266,6 @@ def _known_name(name: str, known: Mapping[str, Any] | tuple[str, ...], what: str
     raise ValueError(f"{name!r} is no {what}; allowed: {', '.join(known)}{hint}")
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice: one of them would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue  # no option: refused by name later
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
     """Read the file (None: defaults only), apply the environment, validate.
 
@@ -288,13 +277,13 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = yaml.load(path.read_text(), _Loader) or {}
+            with path.open(encoding="utf-8") as file:
+                text = file.read(FILE_BYTES + 1)
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: not text: {error}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not YAML: {error}") from error
+        values = load_bounded(text, str(path)) or {}
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: the file must be a mapping of sections, it is a {type(values).__name__}")
     for section, key in sorted(SECRETS):
@@ -317,7 +306,7 @@ def _override(values: dict[str, Any], name: str, text: str) -> None:
     for section in sections:
         place = place.setdefault(section, {})
     secret = (sections[0], key) in SECRETS
-    place[key] = text if secret else yaml.safe_load(text)
+    place[key] = text if secret else load_bounded(text, name)
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -349,10 +338,12 @@ def validate(values: Mapping[str, Any], origin: str) -> Config:
                 lines.append(f"{origin}: {path}: unknown key{hint}")
             else:
                 value = item["input"]
-                shown = f" (value {value!r})" if not isinstance(value, dict) and item["loc"] not in SECRETS else ""
+                is_shown = not isinstance(value, dict) and item["loc"] not in SECRETS
+                shown = f" (value {shorten(repr(value))})" if is_shown else ""
                 lines.append(f"{origin}: {path}: {item['msg']}{shown}")
         # Not from the cause: that one would bring what was given into a traceback.
-        raise ConfigError(mask_urls("\n".join(lines))) from None
+        more = [f"{origin}: and {len(lines) - ERRORS:,} more"] if len(lines) > ERRORS else []
+        raise ConfigError(mask_urls("\n".join(lines[:ERRORS] + more))) from None
 
 
 def _siblings(location: tuple[int | str, ...]) -> list[str]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,61 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("? [nats]\n: {stream: A}\n")
     with pytest.raises(ConfigError, match=r"c\.yaml"):
         load(tmp_path / "c.yaml", {})
+
+
+def _bomb(levels: int, width: int) -> str:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+HOSTILE = {
+    "aliases of aliases": (_bomb(9, 10) + "\nexchanges: {okx_spot: {symbols: *a8}}", "aliases stand for more"),
+    "the same under a key that is known": (
+        "exchanges:\n okx_spot:\n  symbols:\n"
+        + "".join(f"   - &a{n} [{', '.join([f'*a{n - 1}'] * 10) if n else 'x'}]\n" for n in range(12)),
+        "aliases stand for more",
+    ),
+    "merged mappings": (
+        "a0: &a0 {k: 1, l: 2}\n"
+        + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 9)),
+        "aliases stand for more",
+    ),
+    "an alias within itself": ("exchanges: &a {okx_spot: *a}", "within what it names"),
+    "brackets": ("nats: " + "[" * 100_000, "nested more than 20 deep"),
+    "braces": ("{a: " * 100_000, "nested more than 20 deep"),
+    "dashes": ("- " * 100_000, "nested more than 20 deep"),
+    "many values": ("exchanges: {okx_spot: {symbols: [" + "a, " * 30_000 + "]}}", "more than 20,000 values"),
+    "a long text": ("nats: {stream: " + "a" * 100_000 + "}", "a value of 100,000 characters"),
+    "a long file": ("# " + "a" * (1 << 20), "characters; a configuration has"),
+    "a long number": ("nats: {port: " + "9" * 4000 + "}", "a number of 4,000 digits"),
+    "a number too long to be read": ("nats: {port: 0x" + "f" * 4000 + "}", "a number of 4,002 digits"),
+    "a date that is none": ("nats: {port: 2024-99-99}", "cannot be read"),
+    "wrong values without end": ("exchanges: {okx_spot: {symbols: [" + "{a: b}, " * 4000 + "]}}", "and 3,950 more"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_configuration_that_stands_for_too_much_is_refused_with_little_memory(name: str, tmp_path: Path) -> None:
+    text, message = HOSTILE[name]
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match=re.escape(message)) as error:
+            load(file, {})
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(str(error.value)) < 20_000
+    if len(text) < 50_000:
+        with pytest.raises(ConfigError):
+            load(None, {"MARKETPRISM_EXCHANGES": text})
+
+
+def test_a_thousand_symbols_at_each_venue_and_honest_aliases_are_a_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    symbols = ", ".join(f"C{n}-USDT" for n in range(1000))
+    rest = "".join(f"  {name}: {{symbols: *all}}\n" for name in ("binance_derivatives", "okx_derivatives"))
+    file.write_text(f"exchanges:\n  okx_spot: {{symbols: &all [{symbols}]}}\n{rest}")
+    assert {len(exchange.symbols) for exchange in load(file, {}).exchanges.values()} == {1000}
