@@ -5,7 +5,7 @@ BIN := .venv/bin
 # What the compiled inner loops are part of: run a second time with the Python ones.
 CORE_TESTS := $(addprefix tests/test_,book.py hot.py messages.py replay.py shared_keys.py streams.py sync.py units.py)
 
-.PHONY: help install demo test check lint types bench chaos mutants prove-table docs lock clean
+.PHONY: help install demo test check lint types bench chaos clients mutants prove-table docs lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make chaos   the slow tests with injected faults"
 	@echo "make prove-table  every fault with several seeds, and the README's table of what became of the data"
 	@echo "make mutants deliberate defects, each of which the verdict must catch"
+	@echo "make clients the simulated venues, tried with more clients of other makers"
 
 install: .venv/.installed
 
@@ -58,6 +59,11 @@ check: lint types test
 bench: install
 	$(BIN)/python benchmarks/hot_path.py
 	$(BIN)/python benchmarks/pipeline.py
+
+# They have many dependencies of their own: installed where this is called, and in no lock.
+clients: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients]'
+	$(BIN)/python -m pytest tests/test_simulator_binance_clients.py
 
 docs: install
 	$(BIN)/python -m marketprism_ray.readme

@@ -182,7 +182,7 @@ class Window:
         is_spot = symbol.listing.market_type == "spot"
         return {
             "priceChange": symbol.price_text(end - start),
-            "priceChangePercent": f"{(end - start) * 100 / (start or 1):.3f}",
+            "priceChangePercent": f"{((end - start) * 100 / (start or 1)).quantize(Decimal('0.001')) + 0:f}",
             "weightedAvgPrice": padded(average) if is_spot else symbol.price_text(average),
             **({"prevClosePrice": symbol.price_text(before)} if is_spot else {}),
             "lastPrice": symbol.price_text(end),

@@ -118,8 +118,7 @@ def contract_info(symbol: Symbol, status: str) -> dict[str, Any]:
     lots = {"stepSize": plain(listing.lot), "maxQty": "1000000", "minQty": plain(listing.lot)}
     own: dict[str, Any] = {"status": status, "settlePlan": 0}
     if listing.contract is not None and inverse:
-        size = {"contractSize": int(listing.contract[0]), "equalQtyPrecision": 4}
-        own = {"contractStatus": status, **size, "maxMoveOrderLimit": 10_000}
+        own = {"contractStatus": status, "contractSize": int(listing.contract[0]), "equalQtyPrecision": 4}
     prices = {"minPrice": plain(listing.tick), "maxPrice": "1000000", "tickSize": plain(listing.tick)}
     notional = [] if inverse else [{"filterType": "MIN_NOTIONAL", "notional": "5"}]
     return {

@@ -96,7 +96,8 @@ FACTS = {
         weight_per_minute=2400,
         sockets={"public": "public/stream", "market": "market/stream"},
         # The old path without a class acknowledges everything and delivers what the public one does.
-        paths=("public/", "market/", ""),
+        # What is private needs an account, and is silent here.
+        paths=("public/", "market/", "private/", ""),
         rest=("fapi/v1", "futures/data"),
         endpoints={**_below("fapi/v1", _FUTURES), **_statistics(0)},
         intervals=FUTURES_INTERVALS,

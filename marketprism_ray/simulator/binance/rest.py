@@ -9,6 +9,7 @@ from typing import Any
 from marketprism_ray.simulator.binance.books import Levels
 from marketprism_ray.simulator.binance.desk import Desk
 from marketprism_ray.simulator.binance.facts import NO_SYMBOL, UNIVERSES, Ask
+from marketprism_ray.simulator.binance.figures import pair_of
 from marketprism_ray.simulator.binance.intervals import HOUR_MS, Interval
 from marketprism_ray.simulator.binance.limits import Refused
 from marketprism_ray.simulator.binance.rows import aggregate_row, kline_row, trade_row
@@ -139,7 +140,9 @@ def prices(desk: Desk, ask: Ask) -> Any:
 
     def row(symbol: Symbol) -> dict[str, Any]:
         last = symbol.truth.prices[-1] if symbol.truth.prices else symbol.price_text(symbol.listing.price)
-        return {**desk.named(symbol), "price": last, **({"time": ask.now_ms} if desk.name in UNIVERSES else {})}
+        pair = {"ps": pair_of(symbol.listing)} if desk.facts.has_ids_of_pairs else {}
+        time = {"time": ask.now_ms} if desk.name in UNIVERSES else {}
+        return {"symbol": symbol.listing.venue_symbol, **pair, "price": last, **time}
 
     return desk.rows(ask, row)
 
