@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,19 @@ from actors.sinks import Delivery, Refused
 from marketprism_ray import __version__
 from marketprism_ray.batching import Batch
 from marketprism_ray.config import Config
-from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.errors import MarketPrismError, SinkUnavailable
 from marketprism_ray.logs import configure
 from marketprism_ray.processes import settle_gc
 from marketprism_ray.session import Session, Shard, Watermark
+from marketprism_ray.sinks.inherited import Inherited, Way, merged
 from marketprism_ray.spill import SEGMENT_BYTES, Place, Spill
 
 FLUSH_S = 0.005
 CALL_ROWS = 20_000
 CALL_BYTES = 32 << 20
 """What one call carries at most."""
+INHERIT_S = 10.0
+"""The sinks are asked this long what is durable; without an answer collecting begins, and they are asked again."""
 KEPT_BYTES = 300
 """What it takes to know of a batch on disk."""
 
@@ -163,7 +166,9 @@ class Collector:
         # Tokens outlive us in the store: shard, epoch and number may come again there with other rows (a fresh state
         # directory, a second system), and would be taken for repeats.
         self._run = secrets.token_hex(4)
-        self._session = make_session(shard, config, collector=shard.name, epoch=epoch, resume=resume, share=share)
+        self._session = make_session(
+            shard, config, collector=shard.name, epoch=epoch, resume=resume, inherit=self._inherited, share=share
+        )
         limit = config.cluster.spill_bytes
         self._spill = Spill(config.system.data_dir.absolute() / "spill", limit, segment_bytes=min(SEGMENT_BYTES, limit))
         self._spilled_batches = 0
@@ -203,6 +208,20 @@ class Collector:
             raise
         self._state = "live"
         settle_gc()
+
+    async def _inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited | None:
+        """Ask the sinks how far streams without a sequence are durable; None if one of them cannot say."""
+        answers = []
+        for lane in self._lanes:
+            handle = self._cluster.find(lane.actor)
+            try:
+                if handle is None:
+                    raise ActorGone(f"{lane.actor} is not there")
+                answers.append(await self._cluster.call(handle, "inherited", exchange_name, ways, timeout_s=INHERIT_S))
+            except (ActorGone, SinkUnavailable, TimeoutError) as error:
+                self._log.info("inheritance_not_told", sink=lane.kind, error=f"{type(error).__name__}: {error}")
+                return None
+        return merged(answers)
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from marketprism_ray.records import Gap
 from marketprism_ray.session import Watermark
 from marketprism_ray.sinks import Sink, StreamId
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
+from marketprism_ray.sinks.inherited import Inherited, Way
 from marketprism_ray.sinks.nats import NatsSettings, NatsSink
 
 Delivery = tuple[str, str, pa.RecordBatch, dict[str, Watermark]]
@@ -287,6 +288,17 @@ class SinkActor:
         for key, mark in (stored or {}).items():
             marks.setdefault(key, mark)
         return dict(marks), list(missing) if stored is None else []
+
+    async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
+        """Ask the store how far streams without a sequence are durable, and which of their holes are open.
+
+        Raises
+        ------
+        SinkUnavailable
+            If the server is away.
+        """
+        await self.ready()
+        return await self._sink.inherited(exchange_name, ways)
 
     async def _stored(self, streams: Mapping[str, StreamId]) -> dict[str, Watermark] | None:
         """Ask the store how far streams came under earlier actors; None if it cannot be asked."""

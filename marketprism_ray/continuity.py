@@ -72,6 +72,8 @@ class Pushes:
         self._delay: int | None = None
         self._floor = 0
         """Nothing before this is missing: the line begins here, or the last hole ended here."""
+        self._begin = 0
+        """Where the line begins that is ours."""
         self._accepted: int | None = None
         """When the present subscription was accepted, our clock; None while there is none."""
         self._begun = False
@@ -81,17 +83,29 @@ class Pushes:
         self._since = 0
         self._written = False
 
-    def resume(self, last: int) -> None:
-        """Continue after a predecessor whose last durable row is of this time."""
-        self.last = self._opened_at = self._floor = last
-        self._reason, self._begun, self._written = "collector_lost", True, False
+    def resume(self, last: int, opened_at: int | None = None, reason: str = "collector_lost") -> Holes:
+        """Continue after a predecessor; also when it is found out late how far that one came.
+
+        Parameters
+        ----------
+        last : time of the last durable row, ns
+        opened_at, reason : of a hole that lasted when the predecessor ended
+        """
+        opened_at = last if opened_at is None else opened_at
+        if self._begun:
+            return (Hole(opened_at, self._begin, reason),) if opened_at < self._begin else NONE
+        self.last = last
+        self._opened_at = self._floor = max(last, opened_at)
+        self._reason, self._begun, self._written = reason, True, False
         self._since = 0
+        return NONE
 
     def row(self, at: int, received: int) -> Holes:
         """Take a row: its time and when it came, ns."""
         delay = received - at
         if self._delay is None:
             self._floor = min(self._floor, at)  # it was in our clock's time
+            self._begin = min(self._begin, at)
             self._delay = delay
         elif delay < self._delay:
             self._delay = delay
@@ -104,7 +118,8 @@ class Pushes:
     def accepted(self, now: int) -> None:
         """Hear that the subscription stands."""
         if not self._begun:
-            self._begun, self._floor = True, self._venue(now)
+            self._begun = True
+            self._floor = self._begin = self._venue(now)
         if self._accepted is None:
             self._accepted = now
 
@@ -208,11 +223,25 @@ class Bars:
         self._why = ""
         self._lasting = ""
         """Reason of the hole that was written down and lasts; empty if there is none."""
+        self._first: int | None = None
+        """Open time of the first candle that was ours to see."""
         self._delay: int | None = None
 
-    def resume(self, last: int) -> None:
-        """Continue after a predecessor whose last durable final candle opened at this time."""
-        self._expected, self._why = following(last, self.interval), "collector_lost"
+    def resume(self, last: int, opened_at: int | None = None, reason: str = "collector_lost") -> Holes:
+        """Continue after a predecessor; also when it is found out late how far that one came.
+
+        Parameters
+        ----------
+        last : open time of the last durable final candle, ns
+        opened_at, reason : of a hole that lasted when the predecessor ended
+        """
+        first = following(last if opened_at is None else opened_at, self.interval)
+        if self._first is not None:
+            count = candles_between(first, self._first, self.interval)
+            return (Hole(following(first, self.interval, -1), self._first, reason, count),) if count else NONE
+        self._expected, self._why = first, reason
+        self._lasting = "" if opened_at is None else reason
+        return NONE
 
     def interrupted(self, reason: str) -> None:
         """Remember why the next candle may be missing."""
@@ -228,6 +257,8 @@ class Bars:
         delay : between the update's own time and its receipt, ns
         """
         self._delay = delay if self._delay is None else min(delay, self._delay)
+        if self._first is None:
+            self._first = open_time
         if self._expected is None:
             self._expected = open_time
         if open_time < self._expected:
@@ -283,16 +314,32 @@ class Polls:
         self._shows_past = shows_past
         self._last = 0
         """Time of the newest row."""
+        self._begin = 0
+        """Time of the first row that was ours to see."""
         self._good = 0
         """When an answer last came, our clock."""
+        self._missed = "poll_missed"
         self._reason = ""
         self._opened_at = 0
         self._written = False
 
-    def resume(self, last: int) -> None:
-        """Continue after a predecessor whose last durable row is of this time."""
-        self._last, self._good = last, last
-        self._open("collector_lost")
+    def resume(self, last: int, opened_at: int | None = None, reason: str = "") -> Holes:
+        """Continue after a predecessor; also when it is found out late how far that one came.
+
+        Parameters
+        ----------
+        last : time of the last durable row, ns
+        opened_at, reason : of a hole that lasted when the predecessor ended
+        """
+        if self._last:
+            late = self._begin - last > self._every * 3 // 2
+            return (Hole(last, self._begin, "collector_lost"),) if late and not self._shows_past else NONE
+        self._last = self._good = last
+        self._missed = "collector_lost"
+        if opened_at is not None:
+            self._open(reason, opened_at)
+            self._written = True
+        return NONE
 
     def failed(self, now: int) -> Holes:
         """Hear that a poll gave nothing."""
@@ -306,12 +353,13 @@ class Polls:
         """Take the times of an answer's rows."""
         late, self._good = self._good and now - self._good > self._every * 3 // 2, now
         known, newest = self._last, max(times, default=0)
+        self._begin = self._begin or newest
         self._last = max(known, newest)
         if not known or (not self._reason and not late) or newest <= known:
             # Nothing new is no hole: the venue has no newer row.
             return self._none() if self._reason and times else NONE
         if not self._reason:
-            self._open("poll_missed", known)
+            self._open(self._missed, known)
         first = min((at for at in times if at > known), default=newest)
         if self._shows_past and min(times) <= known:
             return self._none()
@@ -322,7 +370,7 @@ class Polls:
         if not self._last or now - self._good <= 2 * self._every:
             return NONE
         if not self._reason:
-            self._open("poll_missed")
+            self._open(self._missed)
         return self._write()
 
     def clock_stepped(self, moved: int) -> None:
@@ -344,6 +392,7 @@ class Polls:
         return (Hole(opened_at, opened_at, reason, 0),) if written else NONE
 
     def _end(self, closed_at: int) -> Holes:
+        self._missed = "poll_missed"
         reason, opened_at = self._reason, self._opened_at
         self._reason, self._written = "", False
         missing = None if self._shows_past else max(1, round((closed_at - opened_at) / self._every) - 1)

@@ -30,6 +30,7 @@ from marketprism_ray.gaps import Filler, Place, write_gap
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Record
 from marketprism_ray.rest import RestClient
+from marketprism_ray.sinks.inherited import Inherited, Way
 from marketprism_ray.venue import Poll, Request, Venue
 
 log = structlog.get_logger("polling")
@@ -72,6 +73,7 @@ class PolledLine(PolledRows):
         super().__init__(f"{task.owner.key}/{place.symbol_name}", instrument)
         self.place = place
         self.time = Polls(int(every_s * 1e9), shows_past=task.poll.shows_past)
+        self.way = Way(place.data_type, place.market_type, place.symbol_name, False, "")
         self.holes: list[Hole] = []
         """Holes of rows that could not be records."""
 
@@ -269,18 +271,32 @@ class Poller:
             if has_past and self.filler is not None:
                 self.filler.hole(line.place, hole, is_written=True)
 
+    @property
+    def lines(self) -> list[PolledLine]:
+        """Give what has holes of its own."""
+        return [line for task in self.tasks for line in task.lines.values()]
+
+    def inherit(self, inherited: Inherited, now: int) -> None:
+        """Go on where a predecessor ended."""
+        for line in self.lines:
+            holes, lasting = inherited.of(line.place)
+            for hole in holes:
+                if self.filler is not None:
+                    self.filler.hole(line.place, hole, is_written=True)
+            last = inherited.newest.get(line.way)
+            if last is not None:
+                self._write(line, line.time.resume(last, *lasting), now)
+
     def tick(self, now: int) -> None:
         """Look at the time: polls may not have been made. Call a few times a second."""
-        for task in self.tasks:
-            for line in task.lines.values():
-                self._write(line, [*line.holes, *line.time.tick(now)], now)
-                line.holes.clear()
+        for line in self.lines:
+            self._write(line, [*line.holes, *line.time.tick(now)], now)
+            line.holes.clear()
 
     def clock_stepped(self, moved: int) -> None:
         """Move along with the clock: jobs go by it."""
-        for task in self.tasks:
-            for line in task.lines.values():
-                line.time.clock_stepped(moved)
+        for line in self.lines:
+            line.time.clock_stepped(moved)
         self.run_all()
 
     def status(self) -> dict[str, dict[str, object]]:

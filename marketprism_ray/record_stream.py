@@ -14,6 +14,7 @@ from marketprism_ray.errors import DECODE_ERRORS
 from marketprism_ray.gaps import Filler, Place, write_gap
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Kline, Record
+from marketprism_ray.sinks.inherited import Inherited, Way
 from marketprism_ray.streams import FeedLink, Stream
 from marketprism_ray.venue import Channel, RecordCodec, Venue
 
@@ -28,6 +29,7 @@ class Line:
         self.place = place
         self.key = f"{place.exchange_name}/{place.data_type}/{place.channel or channel.name}/{place.symbol_name}"
         self.time = Bars(channel.interval, says_closed=channel.says_closed) if channel.interval else _pushes(channel)
+        self.way = Way(place.data_type, place.market_type, place.symbol_name, True, channel.interval or channel.content)
         self._stream = stream
 
     @property
@@ -158,6 +160,18 @@ class RecordStream(Stream):
         )
         for line in self.lines:
             line.interrupted(feed.now, cause, feed.heard)
+
+    def inherit(self, inherited: Inherited, now: int) -> None:
+        """Go on where a predecessor ended."""
+        for line in self.lines:
+            holes, lasting = inherited.of(line.place)
+            for hole in holes:
+                if self.filler is not None:
+                    self.filler.hole(line.place, hole, is_written=True)
+            last = inherited.newest.get(line.way)
+            if last is not None:
+                for hole in line.time.resume(last, *lasting):
+                    self.write(line, hole, now)
 
     def tick(self, now: int) -> None:
         """Look at the time, also while there is no connection; call a few times a second."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -26,6 +26,7 @@ from marketprism_ray.record_stream import RecordStream
 from marketprism_ray.records import Gap
 from marketprism_ray.repair import Repairer
 from marketprism_ray.rest import RestClient, RestSettings
+from marketprism_ray.sinks.inherited import Inherited, Way
 from marketprism_ray.streams import Stream
 from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import BookCodec, Channel, RecordCodec, Request, TradeCodec, Venue
@@ -35,6 +36,10 @@ log = structlog.get_logger("session")
 
 LOOK_NS = 250_000_000
 """How often lines of time are looked at."""
+
+INHERIT_AGAIN_S = 5.0
+Inherit = Callable[[str, Sequence[Way]], Awaitable[Inherited | None]]
+"""(exchange name, streams) -> what the stores know of them."""
 
 Watermark = tuple[int, int]
 """Last durable sequence of a stream, and its time in ns."""
@@ -112,6 +117,7 @@ class Session:
     Parameters
     ----------
     resume : stream key -> watermark of the collector this one takes over from
+    inherit : asks the stores how far streams without a sequence are durable; gives None where they cannot be asked
     share : part of the request budgets of the venue's address that this process may use
     tap : called with (endpoint, frame, receive time ns) for each raw frame
     on_answer : called with (request, body, receive time ns) for each REST answer
@@ -125,6 +131,7 @@ class Session:
         collector: str = "session",
         epoch: int = 0,
         resume: Mapping[str, Watermark] | None = None,
+        inherit: Inherit | None = None,
         share: float = 1.0,
         tap: Callable[[str, bytes, int], None] | None = None,
         on_answer: Callable[[Request, bytes, int], None] | None = None,
@@ -142,6 +149,7 @@ class Session:
         self.streams: list[Stream] = []
         self.connections: list[Connection] = []
         self._resume = dict(resume or {})
+        self._inherit = inherit
         self._share = share
         self._tap = tap
         self._tasks: list[asyncio.Task[None]] = []
@@ -196,18 +204,37 @@ class Session:
         for endpoint, streams in by_endpoint.items():
             for chunk in _chunks(streams, size):
                 self.connections.append(self._connection(endpoint, chunk, connects))
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(connection.run()) for connection in self.connections]
-        self.poller = Poller(
-            self.venue,
-            listed,
-            self.rest,
-            self.batcher,
-            self.config.scheduler.jobs,
-        )
+        self.poller = Poller(self.venue, listed, self.rest, self.batcher, self.config.scheduler.jobs)
         self.poller.filler = self.repairer
+        loop = asyncio.get_running_loop()
+        is_heir = await self._take_over()
+        self._tasks = [loop.create_task(connection.run()) for connection in self.connections]
+        if not is_heir:
+            self._tasks.append(loop.create_task(self._take_over_later()))
         self.repairer.start()
         self.poller.start([("health", self._log_health), ("liquidation", self._check_liquidations)])
+
+    async def _take_over(self) -> bool:
+        """Go on where a predecessor's rows end; False if the stores do not say where that is."""
+        assert self.poller is not None
+        ways = [line.way for stream in self._record_streams for line in stream.lines]
+        ways += [line.way for line in self.poller.lines]
+        if self._inherit is None or not ways:
+            return True
+        inherited = await self._inherit(self.venue.name, ways)
+        if inherited is None:
+            return False
+        now = self.clock.wall_ns()
+        for stream in self._record_streams:
+            stream.inherit(inherited, now)
+        self.poller.inherit(inherited, now)
+        return True
+
+    async def _take_over_later(self) -> None:
+        """Ask again while the stores cannot be asked: collecting does not wait for it."""
+        self._log.warning("inheritance_unknown")
+        while not await self._take_over():  # noqa: ASYNC110 - the server comes back when it does
+            await asyncio.sleep(INHERIT_AGAIN_S)
 
     async def stop(self) -> None:
         """Close all sockets. What is still open in batches can be drained afterwards."""

@@ -301,6 +301,8 @@ class Channel:
     """Tells which instruments have this channel."""
     interval: str = ""
     """Of a channel of candles, in our own words: ``1m``, ``1h``, ``1d``."""
+    content: str = ""
+    """Of a channel of tickers: what its rows hold, as they say themselves."""
     says_closed: bool = True
     """Of a channel of candles: the venue says which update is the final one."""
     spacing_s: float | None = None

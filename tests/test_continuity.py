@@ -261,3 +261,36 @@ def test_an_answer_with_the_last_rows_makes_up_for_missed_polls_as_far_as_it_rea
     (hole,) = line.succeeded(answer, T0 + 6 * EVERY)
     assert hole.missing == missing
     assert missing == 0 or hole.closed_at == answer[0]
+
+
+def test_a_successor_that_hears_late_how_far_its_predecessor_came_writes_the_same_hole() -> None:
+    early, late = Pushes(), Pushes()
+    early.resume(T0)
+    for line in (early, late):
+        line.accepted(T0 + 30 * SECOND)
+    (hole,) = early.row(T0 + 40 * SECOND, T0 + 40 * SECOND)
+    assert late.row(T0 + 40 * SECOND, T0 + 40 * SECOND) == ()
+    assert late.resume(T0) == (hole,) == (Hole(T0, T0 + 30 * SECOND, "collector_lost"),)
+
+
+def test_a_successor_goes_on_with_a_hole_that_lasted() -> None:
+    line = Pushes()
+    line.resume(T0, T0 + 5 * SECOND, "disconnected")
+    line.accepted(T0 + 30 * SECOND)
+    assert line.row(T0 + 40 * SECOND, T0 + 40 * SECOND) == (Hole(T0 + 5 * SECOND, T0 + 30 * SECOND, "disconnected"),)
+
+
+def test_candles_between_two_collectors_are_missing_whenever_that_is_heard() -> None:
+    early, late = Bars("1m"), Bars("1m")
+    early.resume(T0)
+    (hole,) = early.row(T0 + 3 * MINUTE, T0 + 4 * MINUTE, False)
+    assert late.row(T0 + 3 * MINUTE, T0 + 4 * MINUTE, False) == ()
+    assert late.resume(T0) == (hole,) == (Hole(T0, T0 + 3 * MINUTE, "collector_lost", 2),)
+
+
+def test_a_restart_within_a_poll_period_misses_no_poll_and_a_longer_one_does() -> None:
+    short, long = Polls(EVERY, shows_past=False), Polls(EVERY, shows_past=False)
+    for line in (short, long):
+        line.resume(T0)
+    assert short.succeeded([T0 + EVERY // 3], T0 + EVERY // 3) == ()
+    assert long.succeeded([T0 + 4 * EVERY], T0 + 4 * EVERY) == (Hole(T0, T0 + 4 * EVERY, "collector_lost", 3),)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from marketprism_ray.sinks.inherited import Inherited, Way
+
 StreamId = tuple[str, str, str, str]
 """Data type (one of ``SEQUENCE_COLUMNS``), exchange name, market type, symbol name."""
 
@@ -45,6 +47,15 @@ class Sink(Protocol):
         """Give how far streams of trades and books are stored: sequence and time (ns) of the newest row.
 
         Streams of which nothing is known are left out.
+
+        Raises
+        ------
+        SinkUnavailable
+            If the server is away.
+        """
+
+    async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
+        """Give what a collector inherits: how far streams without a sequence are stored, and their open holes.
 
         Raises
         ------

@@ -23,6 +23,8 @@ from marketprism_ray.encoding import data_type_of
 from marketprism_ray.errors import BadBatch, SchemaRefused, SinkUnavailable, shorten
 from marketprism_ray.records import RECORDS, SEQUENCE_COLUMNS
 from marketprism_ray.sinks import StreamId
+from marketprism_ray.sinks.inherited import Inherited, Way
+from marketprism_ray.sinks.inherited import read as inherited
 from marketprism_ray.sinks.tables import Column, Table, plan, refusal
 
 log = structlog.get_logger("clickhouse")
@@ -228,6 +230,10 @@ class ClickHouseSink:
         )
         names = {f"symbol{i}": symbol for i, symbol in enumerate(symbols)}
         return self._select(" UNION ALL ".join(each), {"exchange": exchange_name, "market": market_type, **names})
+
+    async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
+        """Ask the tables how far streams without a sequence are stored, and which of their holes are open."""
+        return await asyncio.to_thread(inherited, self._select, exchange_name, ways)
 
     def _select(self, sql: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
         if self._client is None:

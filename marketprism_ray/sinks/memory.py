@@ -9,6 +9,7 @@ import pyarrow as pa
 from marketprism_ray.encoding import data_type_of
 from marketprism_ray.records import SEQUENCE_COLUMNS
 from marketprism_ray.sinks import StreamId
+from marketprism_ray.sinks.inherited import Inherited, Way
 
 
 class MemorySink:
@@ -44,6 +45,10 @@ class MemorySink:
                 if stream in streams and at >= found.get(stream, (0, 0))[1]:
                     found[stream] = (sequence, at)
         return found
+
+    async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
+        """Give nothing: memory is not inherited."""
+        return Inherited()
 
     async def close(self) -> None:
         """Do nothing."""

@@ -32,6 +32,7 @@ from marketprism_ray.encoding import decode_json, json_rows, message_ids, nanose
 from marketprism_ray.errors import BadBatch, SinkUnavailable, mask_urls
 from marketprism_ray.records import RECORDS, SEQUENCE_COLUMNS
 from marketprism_ray.sinks import StreamId
+from marketprism_ray.sinks.inherited import WAYS, Inherited, Way
 
 log = structlog.get_logger("nats")
 
@@ -307,6 +308,31 @@ class NatsSink:
         except (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
             raise SinkUnavailable(f"NATS: {type(error).__name__}: {error}") from error
         return {stream: mark for stream, mark in zip(streams, found, strict=True) if mark is not None}
+
+    async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
+        """Read the last message of each subject; only a pushed row of the stream itself says how far that one came."""
+        client = await self._connected()
+        context = client.jetstream(timeout=ACK_TIMEOUT_S)
+        found = Inherited()
+        free = asyncio.Semaphore(REQUESTS_AT_ONCE)
+
+        async def read(way: Way) -> None:
+            async with free:
+                try:
+                    place = (way.data_type, exchange_name, way.market_type, way.symbol_name)
+                    message = await context.get_last_msg(self.settings.stream, subject_of(*place, self.settings.preset))
+                except nats.js.errors.NotFoundError:
+                    return
+            row = decode_json(message.data)
+            if row["source"] == "stream" and way.value in ("", row.get(WAYS.get(way.data_type, ""))):
+                found.newest[way] = nanoseconds(row["timestamp"])
+
+        try:
+            # Candles are counted in the store: there an open one is known from a closed one.
+            await asyncio.gather(*(read(way) for way in ways if way.is_pushed and way.data_type != "kline"))
+        except (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+            raise SinkUnavailable(f"NATS: {type(error).__name__}: {error}") from error
+        return found
 
     async def close(self) -> None:
         """Disconnect."""

@@ -705,6 +705,7 @@ def _history_request(instrument: Instrument, first: int, last: int) -> Request:
 
 
 INTERVALS = ("1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
+TICKER = RecordCodec(events(Ticker24, ticker))
 BOOK_TICKER = RecordCodec(events(BookTicker, book_ticker), figures("u", "b", "B", "a", "A"))
 _TRADE = TradeCodec(decode_trade, MS, is_buyer_maker)
 _AGGREGATE = TradeCodec(decode_aggregate, MS, is_buyer_maker, fills)
@@ -752,7 +753,16 @@ SPOT = Venue(
     channels=(
         Channel("trade", "trade", "public", key("trade"), _TRADE, None),
         Channel("orderbook", "depth@100ms", "public", key("depth@100ms"), _SPOT_BOOK, 0.1),
-        Channel("ticker", "ticker", "public", key("ticker"), RecordCodec(events(Ticker24, ticker)), 1.0, spacing_s=1.0),
+        Channel(
+            "ticker",
+            "ticker",
+            "public",
+            key("ticker"),
+            RecordCodec(events(Ticker24, ticker)),
+            1.0,
+            spacing_s=1.0,
+            content="both",
+        ),
         *kline_channels("public", None, INTERVALS),
     ),
     recorded_channels=(

@@ -597,8 +597,8 @@ def _venue(
         channels=(
             Channel("trade", "aggTrade", market, key("aggTrade"), _AGGREGATE, None),
             Channel("orderbook", "depth@100ms", "public", key("depth@100ms"), book, 0.1),
-            Channel("ticker", "ticker", market, key("ticker"), tickers, 2.0, spacing_s=2.0),
-            Channel("ticker", "bookTicker", "public", key("bookTicker"), book_tickers, None),
+            Channel("ticker", "ticker", market, key("ticker"), tickers, 2.0, spacing_s=2.0, content="statistics"),
+            Channel("ticker", "bookTicker", "public", key("bookTicker"), book_tickers, None, content="best_prices"),
             *binance.kline_channels(market, universe, _INTERVALS),
             Channel("funding_rate", "markPrice", market, key("markPrice"), marks, 3.0, _perpetual, spacing_s=3.0),
             Channel("liquidation", "forceOrder", market, key("forceOrder"), forced, None),

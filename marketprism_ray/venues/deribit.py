@@ -919,7 +919,7 @@ _PERPETUAL = RecordCodec(_events(Perpetual, _perpetual))
 def _ticker_channels(name: str, interval: str) -> tuple[Channel, ...]:
     """Give the four data types that come with a ticker."""
     return (
-        Channel("ticker", name, "public", _key("ticker", interval), _TICKER, None),
+        Channel("ticker", name, "public", _key("ticker", interval), _TICKER, None, content="both"),
         Channel("funding_rate", name, "public", _key("ticker", interval), _TICKER, None, _is("perpetual")),
         Channel("open_interest", name, "public", _key("ticker", interval), _TICKER, None),
         Channel("option_greeks", name, "public", _key("ticker", interval), _TICKER, None, _is("option")),

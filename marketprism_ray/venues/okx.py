@@ -908,6 +908,7 @@ _COMMON_CHANNELS = (
         _key("tickers"),
         RecordCodec(_pushes(Ticker, _ticker), _figures("last", "bidPx", "askPx", "ts")),
         None,
+        content="both",
     ),
     *(
         Channel(
