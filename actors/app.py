@@ -181,6 +181,7 @@ class System:
                 return status
             if time.monotonic() > deadline:
                 waiting = [f"{c['name']} {c['state']}" for c in collectors if not _is_live(c)]
+                waiting += [f"{s['name']}: {s['last_error']}" for s in status["sinks"] if s.get("last_error")]
                 reasons = "; ".join([*waiting, *(f"{k}: {v}" for k, v in status["errors"].items())])
                 raise MarketPrismError(f"not everything came up within {timeout_s:g} s: {reasons or 'no plan yet'}")
             ended.wait(0.2)

@@ -56,17 +56,11 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Who can be hit.
-
-    Parameters
-    ----------
-    has_small_disk : the data directory is on a disk that may be filled
-    """
+    """Who can be hit."""
 
     venues: Sequence[str]
     shards: Sequence[str]
     instruments: Sequence[Instrument] = ()
-    has_small_disk: bool = False
 
 
 class Draw:
@@ -302,8 +296,6 @@ def soak(draw: Draw) -> list[Mishap]:
     """Draw mishaps of all kinds, any number at once; the last 15 % of the run bring no new ones."""
     count = max(3, round(draw.seconds * 0.85 * draw.intensity / 10))
     kinds = [kind for kind, weight in _SOAK.items() for _ in range(weight)]
-    if draw.targets.has_small_disk:
-        kinds.append(_soak_disk)
     found = []
     for _ in range(count):
         mishap = draw.chance.choice(kinds)(draw, draw.moment(0.02, 0.8))
@@ -322,10 +314,6 @@ def _spoil(kind: str) -> Callable[[Draw, float], Mishap]:
 def _soak_stall(draw: Draw, at: float) -> Mishap:
     who = draw.chance.choice((draw.collector(), *(f"sink {name}" for name in SINKS), "server nats", "coordinator"))
     return Mishap(at, "stall", who, draw.chance.uniform(1, 1.5 * LEASE_S))
-
-
-def _soak_disk(draw: Draw, at: float) -> Mishap:
-    return Mishap(at, "fill", "disk", draw.chance.uniform(3, 20))
 
 
 def _soak_halt(draw: Draw, at: float) -> Mishap:

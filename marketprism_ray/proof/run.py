@@ -91,43 +91,35 @@ def run(order: Order, say: Callable[[str], None], show: Show | None = None) -> V
     with contextlib.ExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="marketprism-", ignore_cleanup_errors=True)
         data_dir = order.keep or Path(stack.enter_context(temporary))
-        has_small_disk = stack.enter_context(_disk(order, data_dir))
+        stack.enter_context(_disk(order, data_dir))
         simulator = stack.enter_context(SimulatorProcess(SIMULATED, rate=order.rate, seed=order.seed))
         say("starting simulated venues, NATS, ClickHouse and Ray ...")
-        return _prove(order, simulator, data_dir, has_small_disk, say, show)
+        return _prove(order, simulator, data_dir, say, show)
 
 
 @contextlib.contextmanager
-def _disk(order: Order, data_dir: Path) -> Iterator[bool]:
-    """Give the data directory a small disk of its own where the scenario wants one; True if it has got one.
+def _disk(order: Order, data_dir: Path) -> Iterator[None]:
+    """Give the data directory a small disk of its own where the scenario is about that.
 
     Raises
     ------
     CannotTry
-        If the scenario is about that disk and there can be none.
+        If there can be none.
     """
-    scenario = None if order.scenario is None else SCENARIOS[order.scenario]
-    if scenario is None or scenario.disk_bytes is None:
-        yield False
+    size = None if order.scenario is None else SCENARIOS[order.scenario].disk_bytes
+    if size is None:
+        yield
         return
-    with contextlib.ExitStack() as stack:
-        try:
-            if order.keep is not None:
-                raise CannotTry("the data lies on a disk of its own, in memory: leave --data-dir out")
-            stack.enter_context(small_disk(data_dir, scenario.disk_bytes))
-        except CannotTry:
-            if not scenario.may_miss:
-                raise
-            yield False
-        else:
-            yield True
+    if order.keep is not None:
+        raise CannotTry("the data lies on a disk of its own, in memory: leave --data-dir out")
+    with small_disk(data_dir, size):
+        yield
 
 
 def _prove(
     order: Order,
     simulator: SimulatorProcess,
     data_dir: Path,
-    has_small_disk: bool,
     say: Callable[[str], None],
     show: Show | None,
 ) -> Verdict:
@@ -145,7 +137,7 @@ def _prove(
         system.wait_live()
         latency.start()
         freshness.start()
-        run = _Run(system, simulator, latency, order, say, has_small_disk)
+        run = _Run(system, simulator, latency, order, say)
         run.go(show)
         verdict.seconds = order.seconds
         freshness.stop()
@@ -204,7 +196,6 @@ class _Run:
         latency: Latency,
         order: Order,
         say: Callable[[str], None],
-        has_small_disk: bool,
     ) -> None:
         self._system = system
         self._latency = latency
@@ -222,7 +213,7 @@ class _Run:
             dated = {(i.venue, i.symbol): i.expiry_ms is not None for i in LISTINGS}
             places = sorted((symbol["venue"], symbol["symbol"]) for symbol in simulator.ledger()["symbols"])
             instruments = [Instrument(*place, is_dated=dated[place]) for place in places]
-            targets = Targets(sorted(simulator.venues), shards, instruments, has_small_disk)
+            targets = Targets(sorted(simulator.venues), shards, instruments)
             self._plan = make_plan(order.scenario, order.seconds, order.seed, targets, order.at_s, order.intensity)
 
     def go(self, show: Show | None) -> None:

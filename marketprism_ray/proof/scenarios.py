@@ -23,7 +23,7 @@ class Scenario:
     seconds : length of a run that shows it in full
     drift : (table, change) made to the empty tables before the start
     disk_bytes : size of the disk that the data directory is on; None for whatever there is
-    may_miss : somebody who is to be hit may be gone already, or there may be no small disk: it goes on without
+    may_miss : somebody who is to be hit may be gone already: it goes on without
     """
 
     words: str
@@ -68,6 +68,7 @@ SCENARIOS: dict[str, Scenario] = {
     "disk-full": Scenario(
         "the disk of servers, spill and state is full for a third of the time",
         drills.disk_full,
+        {"nats": {"max_bytes": _DISK // 2}},
         seconds=30,
         disk_bytes=_DISK,
     ),
@@ -106,7 +107,6 @@ SCENARIOS: dict[str, Scenario] = {
         drills.soak,
         {"cluster": {"retention_bytes": 8 << 20}},
         seconds=600,
-        disk_bytes=4 * _DISK,
         may_miss=True,
     ),
 }
