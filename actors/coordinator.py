@@ -114,6 +114,7 @@ class Coordinator:
         self._sinks = {kind: Actor(actor_name(config.system.name, "sink", kind), kind) for kind in SINKS}
         self._watermarks: dict[str, dict[str, dict[str, Watermark]]] = {}
         self._busy: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._telling: set[asyncio.Task[None]] = set()
         self._errors: dict[str, str] = {}
         self.story: deque[str] = deque(maxlen=100)
@@ -247,7 +248,7 @@ class Coordinator:
                 self._busy.discard(name)
 
         task = asyncio.get_running_loop().create_task(run())
-        self._tasks = {t for t in getattr(self, "_tasks", set()) if not t.done()} | {task}
+        self._tasks = {t for t in self._tasks if not t.done()} | {task}
 
     # --- what is desired ---
 

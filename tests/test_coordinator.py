@@ -213,6 +213,12 @@ def make(tmp_path: Path, simulator: Simulator, cluster: Cluster, run: str = "", 
     )
 
 
+async def end(coordinator: Coordinator) -> None:
+    """Stop it with all that it has begun: nobody writes its state any more."""
+    coordinator._loop.cancel()
+    await asyncio.gather(coordinator._loop, *coordinator._tasks, return_exceptions=True)
+
+
 async def test_a_venue_that_halts_everything_is_collected_on_and_status_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +241,7 @@ async def test_a_venue_that_halts_everything_is_collected_on_and_status_says_so(
     assert not any(method == "stop" for _, method in cluster.calls)
     status = "live"
     await until(lambda: "instruments of binance_spot" not in coordinator._errors)
-    coordinator._loop.cancel()
+    await end(coordinator)
     await simulator.stop()
 
 
@@ -249,7 +255,7 @@ async def test_a_symbol_that_a_collector_finds_unlisted_makes_a_new_plan(tmp_pat
     cluster.unlisted["marketprism-collector-binance_spot#0"] = ["BTC-USDT"]
     await until(lambda: "binance_spot#0" not in coordinator._shards)
     assert "goes on without BTC-USDT: not listed any more" in "; ".join(coordinator.story)
-    coordinator._loop.cancel()
+    await end(coordinator)
     await simulator.stop()
 
 
@@ -272,10 +278,10 @@ async def test_apply_restarts_collectors_for_what_is_built_into_them_and_refuses
     with pytest.raises(MarketPrismError, match=r"^cluster.num_cpus cannot change"):
         await coordinator.apply(running.model_copy(update={"cluster": fixed}))
     assert coordinator._config.cluster.step_s == 0.05
-    coordinator._loop.cancel()
+    await end(coordinator)
     again = make(tmp_path, simulator, cluster, run="a")
     assert again._config.networking.silence_s == 5.0, "what was applied outlives the coordinator"
-    again._loop.cancel()
+    await end(again)
     await simulator.stop()
 
 
@@ -287,18 +293,18 @@ async def test_a_coordinator_whose_state_is_damaged_goes_on_with_the_copy_before
     cluster = Cluster()
     coordinator = make(tmp_path, simulator, cluster)
     await until(lambda: alive(coordinator, "binance_spot#0"))
-    coordinator._loop.cancel()
+    await end(coordinator)
     state = tmp_path / "state" / "coordinator.json"
     state.write_text("")
     again = make(tmp_path, simulator, cluster)
     assert "coordinator.json cannot be read (0 characters)" in again._errors["state"]
     await until(lambda: alive(again, "binance_spot#0"))
-    again._loop.cancel()
+    await end(again)
     for path in (state, state.with_suffix(".bak")):
         path.write_text("{")
     cluster.alive.clear()
     last = make(tmp_path, simulator, cluster)
     await until(lambda: alive(last, "binance_spot#0"))
     assert last._actors["binance_spot#0"].epoch > 1_000_000
-    last._loop.cancel()
+    await end(last)
     await simulator.stop()
