@@ -15,6 +15,7 @@ import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from nats.js.api import AckPolicy, ConsumerConfig
 
+from marketprism_ray.consume import Once
 from marketprism_ray.encoding import decode_json
 from marketprism_ray.errors import BookError, MarketPrismError, shorten
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings, connect
@@ -134,12 +135,18 @@ class Store:
 
 
 async def tail(settings: NatsSettings, subject: str) -> AsyncGenerator[tuple[str, bytes], None]:
-    """Give (subject, JSON text) as they are published, until the caller stops; `encoding.decode_json` reads it."""
+    """Give (subject, JSON text) as they are published, until the caller stops; `encoding.decode_json` reads it.
+
+    A plain subscription, not a reader of the stream: what is sent again reaches it as well, and is left out here.
+    """
     client = await connect_nats(settings)
+    once = Once()
     try:
         subscription = await client.subscribe(subject, pending_msgs_limit=100_000)
         async for message in subscription.messages:
-            yield message.subject, message.data
+            identity = (message.headers or {}).get("Nats-Msg-Id")
+            if identity is None or once.is_new_id(identity):
+                yield message.subject, message.data
     finally:
         await client.close()
 
