@@ -173,7 +173,7 @@ def test_a_published_book_is_the_venues_own_of_the_same_update(at: int, bids: An
     common = {"exchange_name": "binance_spot", "symbol_name": "BTC-USDT"}
     row = common | {"last_update_id": at, "timestamp": at * MS, "bids": levels, "asks": (), "depth": 400}
     findings = Findings()
-    assert judge_published(BOOK, [row], "store", findings) == right
+    assert judge_published(BOOK, {"store": [row]}, findings) == {"store": right}
     assert findings.total("altered") + findings.total("invented") == 1 - right
 
 

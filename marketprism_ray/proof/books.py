@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -14,28 +14,30 @@ from marketprism_ray.proof.truth import Place, Said
 
 Levels = tuple[tuple[Decimal, Decimal], ...]
 NO_PREVIOUS = -1
+_UNSAID = -1
+"""Stands for a time that a venue does not say of a snapshot."""
 
 
 class _Side:
-    """One side of a book; ``order`` has the prices, best first by sign."""
+    """One side of a book; ``order`` has the prices times ``sign``, so that the best is first."""
 
     def __init__(self, sign: int, levels: Levels) -> None:
         self._sign = sign
-        self._sizes = dict(levels)
-        self._order = sorted(sign * price for price in self._sizes)
+        self._levels = {sign * level[0]: level for level in levels}
+        self._order = sorted(self._levels)
 
     def apply(self, levels: Levels) -> None:
-        for price, size in levels:
-            if size and price not in self._sizes:
-                insort(self._order, self._sign * price)
-                self._sizes[price] = size
-            elif size:
-                self._sizes[price] = size
-            elif self._sizes.pop(price, None) is not None:
-                del self._order[bisect_left(self._order, self._sign * price)]
+        for level in levels:
+            key = self._sign * level[0]
+            if level[1]:
+                if key not in self._levels:
+                    insort(self._order, key)
+                self._levels[key] = level
+            elif self._levels.pop(key, None) is not None:
+                del self._order[bisect_left(self._order, key)]
 
     def top(self, depth: int) -> Levels:
-        return tuple((self._sign * key, self._sizes[self._sign * key]) for key in self._order[:depth])
+        return tuple(map(self._levels.__getitem__, self._order[:depth]))
 
 
 class _Book:
@@ -90,33 +92,48 @@ def states(said: Sequence[Said]) -> Iterator[_Book]:
             yield book
 
 
-def judge_published(said: Sequence[Said], rows: Sequence[dict[str, Any]], sink: Sink, findings: Findings) -> int:
+def judge_published(
+    said: Sequence[Said], rows: Mapping[Sink, Sequence[dict[str, Any]]], findings: Findings
+) -> dict[Sink, int]:
     """Compare published books of one place with the venue's own of the same update id; gives how many are equal."""
     wanted: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        wanted[row["last_update_id"]].append(row)
+    for kept in rows.values():
+        for row in kept:
+            wanted[row["last_update_id"]].append(row)
     right: set[int] = set()
     times: dict[int, set[int]] = defaultdict(set)
     for one in said:
         stamp = one.row["timestamp"]
-        times[one.row["last_update_id"]].add(stamp if isinstance(stamp, int) else -1)
+        times[one.row["last_update_id"]].add(stamp if isinstance(stamp, int) else _UNSAID)
     for book in states(said):
+        tops: dict[int, tuple[Levels, Levels]] = {}
         for row in wanted.get(book.last, ()):
-            if id(row) not in right and book.top(row["depth"]) == (row["bids"], row["asks"]):
+            depth = row["depth"]
+            if depth not in tops:
+                tops[depth] = book.top(depth)
+            if tops[depth] == (row["bids"], row["asks"]):
                 right.add(id(row))
-    count = findings.types["orderbook"]
+    return {sink: _count_right(sink, kept, right, times, findings) for sink, kept in rows.items()}
+
+
+def _count_right(
+    sink: Sink, rows: Sequence[dict[str, Any]], right: set[int], times: Mapping[int, set[int]], findings: Findings
+) -> int:
+    """Count the rows whose levels and time are right; write down the others."""
+    count, equal = findings.types["orderbook"], 0
     for row in rows:
         place = f"{row['exchange_name']} {row['symbol_name']}"
         stamps = times.get(row["last_update_id"], set())
         if not stamps:
             count.invented += 1
             findings.problem(f"orderbook in the {sink} of no known update", f"{place} {row['last_update_id']}")
-        elif id(row) not in right or not (row["timestamp"] in stamps or -1 in stamps):
+        elif id(row) not in right or not (row["timestamp"] in stamps or _UNSAID in stamps):
             count.altered += 1
             what = "its time" if id(row) in right else "its levels"
             findings.problem(f"orderbook in the {sink} is not the venue's", f"{place} {row['last_update_id']}: {what}")
-            right.discard(id(row))
-    return len(right)
+        else:
+            equal += 1
+    return equal
 
 
 def judge_chain(said: Sequence[Said], rows: Sequence[dict[str, Any]], sink: Sink, findings: Findings) -> None:

@@ -229,7 +229,11 @@ class Comparison:
             # An update that changes nothing but its time need not come again.
             states = {_timeless(one) for one in contents if id(one) in found}
             return [one for one in musts if id(one) not in found and _timeless(one) not in states]
-        return self._stale(musts, contents, found)
+        # What history gave back is the same row, whoever brought it.
+        returned = {self._key(one) for one in contents if id(one) in found and one.expected.source == "backfill"}
+        there = found | {id(one) for one in musts if self._key(one) in returned and one.expected.kind == "event"}
+        self.found |= there
+        return self._stale(musts, contents, there)
 
     def _is_beyond_knowing(self, one: Said) -> bool:
         """Tell whether no client could know: one frame less in a stream that goes on and counts nothing.

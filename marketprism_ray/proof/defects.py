@@ -75,8 +75,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "time-an-hour-off",
         "trades are an hour late",
         _BATCHING,
-        "[row.time for row in rows], np.int64) * time_ns",
-        "[row.time for row in rows], np.int64) * time_ns + 3_600_000_000_000",
+        "nanoseconds = wire_times * time_ns\n",
+        "nanoseconds = wire_times * time_ns + 3_600_000_000_000\n",
     ),
     Mutant(
         "receipt-is-event-time",
@@ -87,10 +87,16 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "last-fill-as-id",
-        "an aggregate is known by its last fill: `l` for `a`",
+        "an aggregate is known by its last fill: `a` and `l` are swapped",
         _SPOT,
-        '``a`` rises by one per symbol."""\n\n    sequence: int = msgspec.field(name="a")',
-        '``a`` rises by one per symbol."""\n\n    sequence: int = msgspec.field(name="l")',
+        '``a`` rises by one per symbol."""\n\n    sequence: int = msgspec.field(name="a")\n'
+        '    price: str = msgspec.field(name="p")\n    quantity: str = msgspec.field(name="q")\n'
+        '    time: int = msgspec.field(name="T")\n    is_buyer_maker: bool = msgspec.field(name="m")\n'
+        '    first_trade: int = msgspec.field(name="f")\n    last_trade: int = msgspec.field(name="l")\n',
+        '``a`` rises by one per symbol."""\n\n    sequence: int = msgspec.field(name="l")\n'
+        '    price: str = msgspec.field(name="p")\n    quantity: str = msgspec.field(name="q")\n'
+        '    time: int = msgspec.field(name="T")\n    is_buyer_maker: bool = msgspec.field(name="m")\n'
+        '    first_trade: int = msgspec.field(name="f")\n    last_trade: int = msgspec.field(name="a")\n',
     ),
     Mutant(
         "contract-size-coinm", "every COIN-M contract is 10 USD", _FUTURES, "else str(item.contractSize),", 'else "10",'
@@ -186,10 +192,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("greeks-swapped", "vega is theta", _DERIBIT, "vega=figure(greeks.vega)", "vega=figure(greeks.theta)"),
     Mutant(
         "low-rate-rows-dropped",
-        "each hundredth low-rate row is forgotten",
+        "each tenth low-rate row is forgotten",
         "marketprism_ray.record_stream",
         "                    batcher.record(line, record, received)\n",
-        "                    if self.records % 100:\n                        batcher.record(line, record, received)\n",
+        "                    if self.records % 10:\n                        batcher.record(line, record, received)\n",
     ),
     Mutant(
         "polled-rows-dropped",

@@ -10,7 +10,7 @@ from marketprism_ray.proof.findings import Findings, shortly
 from marketprism_ray.proof.truth import Said
 
 SEQUENCES = {"trade": "sequence", "orderbook_delta": "last_update_id"}
-HAVE_HISTORY = ("trade",)
+HAVE_HISTORY = ("trade", "kline", "lsr_top_position", "lsr_all_account")
 """Types whose rows every simulated venue gives back for as long as a run takes."""
 SYSTEM = ("clock",)
 """Gap rows that are about no stream."""
@@ -87,7 +87,7 @@ def judge_gaps(
     until : what was said later may still be under way (ns)
     """
     recoveries: list[float] = []
-    places: dict[tuple[str, str], list[Said]] = defaultdict(list)
+    places: dict[tuple[str, str, str], list[Said]] = defaultdict(list)
     for data_type, spoken in said.items():
         for one in spoken:
             if (
@@ -95,9 +95,11 @@ def judge_gaps(
                 and one.expected.kind in ("event", "delta", "state")
                 and one.expected.source == "stream"
             ):
-                places[one.place[0], data_type].append(one)
+                for symbol in (one.place[1], EVERYTHING[0]):
+                    places[one.place[0], symbol, data_type].append(one)
     for gap in gaps.rows:
-        claimed = [one for one in places[gap["exchange_name"], gap["data_type"]] if claims(gap, one)]
+        symbol = EVERYTHING[0] if gap["symbol_name"] in EVERYTHING else gap["symbol_name"]
+        claimed = [one for one in places[gap["exchange_name"], symbol, gap["data_type"]] if claims(gap, one)]
         absent = [one for one in claimed if id(one) not in found]
         if gap["receive_timestamp"] > until and not absent:
             gaps.after.append(gap)

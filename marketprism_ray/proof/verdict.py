@@ -301,16 +301,16 @@ def _judge_books(truth: Truth, sinks: Sequence[tuple[Sink, Rows]], findings: Fin
     spoken: dict[Place, list[Said]] = defaultdict(list)
     for one in truth.said.get("orderbook_delta", []):
         spoken[one.place].append(one)
-    right = dict.fromkeys(spoken, True)
-    for sink, kept in sinks:
-        books, deltas = _by_place(kept.get("orderbook", [])), _by_place(kept.get("orderbook_delta", []))
-        for place in sorted(spoken.keys() | books.keys()):
-            said = spoken.get(place, [])
-            before = findings.total("altered") + findings.total("invented")
-            equal = judge_published(said, books.get(place, []), sink, findings)
-            judge_chain(said, deltas.get(place, []), sink, findings)
-            is_right = findings.total("altered") + findings.total("invented") == before and equal > 0
-            right[place] = right.get(place, True) and is_right
+    books = {sink: _by_place(kept.get("orderbook", [])) for sink, kept in sinks}
+    deltas = {sink: _by_place(kept.get("orderbook_delta", [])) for sink, kept in sinks}
+    right: dict[Place, bool] = {}
+    for place in sorted({*spoken, *(place for kept in books.values() for place in kept)}):
+        said = spoken.get(place, [])
+        before = findings.total("altered") + findings.total("invented")
+        equal = judge_published(said, {sink: kept.get(place, []) for sink, kept in books.items()}, findings)
+        for sink, kept in deltas.items():
+            judge_chain(said, kept.get(place, []), sink, findings)
+        right[place] = findings.total("altered") + findings.total("invented") == before and all(equal.values())
     count = findings.types["orderbook"]
     count.stored, count.published = (len(kept.get("orderbook", [])) for _, kept in sinks)
     return right
