@@ -201,9 +201,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "polled-rows-dropped",
         "a polled row in seven is forgotten",
         "marketprism_ray.polling",
-        "                self._batcher.record(task.owner, revised, answer.received)",
-        "                if task.rows % 7:\n"
-        "                    self._batcher.record(task.owner, revised, answer.received)",
+        "                revised = msgspec.structs.replace(record,",
+        "                if task.rows % 7 == 0:\n                    continue\n"
+        "                revised = msgspec.structs.replace(record,",
     ),
     Mutant(
         "instrument-wrong",
@@ -268,6 +268,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _SPOT,
         "    if delta.last <= last:\n        return Follows.STALE\n",
         "",
+        "small-disturbed",
     ),
     Mutant(
         "pu-ignored",
@@ -332,8 +333,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "book-gap-repaired",
         "a broken chain is called `repaired`",
         "marketprism_ray.book_stream",
-        'status="unrepairable"',
-        'status="repaired"',
+        '            last_missing=first,\n            status="unrepairable",',
+        '            last_missing=first,\n            status="repaired",',
         "small-disturbed",
     ),
     # --- encoding and keys ---

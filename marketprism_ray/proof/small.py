@@ -96,6 +96,7 @@ async def _disturb(simulator: Simulator, seconds: float) -> None:
         (0.4, Fault("drop", "okx_spot", stream='books","instId":"BTC', count=2)),
         (0.45, Fault("drop", "deribit_derivatives", stream="book.BTC-PERP", count=2)),
         (0.5, Fault("repeat", "okx_derivatives", stream="trades-all", count=3)),
+        (0.52, Fault("repeat", "binance_spot", stream="btcusdt@depth", count=3)),
         (0.55, Fault("drop", "deribit_derivatives", stream="trades.BTC-PERP", count=1)),
     ]
     begin = time.monotonic()
