@@ -99,6 +99,7 @@ class Comparison:
     must_until : what was said later may be missing: it was still under way (ns)
     covered : tells whether a gap row accounts for something missing
     optional : ``id`` of what need not be there
+    broken : venues whose connections broke: what a candle was meanwhile is in no gap row, only what it became is
     clock_is_right : False if times of receipt are not to be trusted, because a clock was stepped
     """
 
@@ -112,6 +113,7 @@ class Comparison:
         optional: Collection[int] = (),
         *,
         clock_is_right: bool = True,
+        broken: Collection[str] = (),
     ) -> None:
         self.data_type = data_type
         self.sink = sink
@@ -121,6 +123,7 @@ class Comparison:
         self._covered = covered
         self._optional = optional
         self._clock_is_right = clock_is_right
+        self._broken = broken
         self._identity = IDENTITY.get(data_type, ("timestamp",))
         self._first: dict[int, int] = {}
         """``id`` of a state -> when it was said as it is for the first time."""
@@ -225,7 +228,7 @@ class Comparison:
             absent = [one for one in musts if one.row["trade_id"] not in there]
             self.found |= {id(one) for one in musts if one.row["trade_id"] in there}
             return absent
-        if self.data_type == "kline" and self.sink == "stream":
+        if self.data_type == "kline" and self.sink == "stream" and musts and musts[0].place[0] not in self._broken:
             # An update that changes nothing but its time need not come again.
             states = {_timeless(one) for one in contents if id(one) in found}
             return [one for one in musts if id(one) not in found and _timeless(one) not in states]

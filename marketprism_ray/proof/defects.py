@@ -353,11 +353,11 @@ MUTANTS: tuple[Mutant, ...] = (
         'text = column.cast(pa.timestamp("s"), safe=False).cast(pa.timestamp("ns")).cast(pa.string())',
     ),
     Mutant(
-        "ids-without-symbol",
-        "message ids do not say which symbol",
+        "ids-are-times",
+        "a message's id is its symbol and time alone",
         "marketprism_ray.schemas",
         'return ("exchange_name", "symbol_name", *(record.message_key or record.key))',
-        'return ("exchange_name", *(record.message_key or record.key))',
+        'return ("exchange_name", "symbol_name", "timestamp")',
     ),
     Mutant(
         "key-without-id",

@@ -235,6 +235,7 @@ def judge_rows(
     found: set[int] = set()
     sinks: tuple[tuple[Sink, Rows], ...] = (("store", rows), ("stream", messages.rows))
     said = truth.said
+    broken = {row["exchange_name"] for row in rows.get("gap", [])}
     right = not any(row["data_type"] == "clock" for row in rows.get("gap", []))
     contained = _contained(said.get("orderbook_delta", []), rows.get("orderbook_delta", []))
     _judge_instruments(rows, findings)
@@ -244,7 +245,9 @@ def judge_rows(
         count.emitted = _number(spoken)
         count.stored, count.published = len(rows.get(data_type, [])), len(messages.rows.get(data_type, []))
         for sink, kept in sinks:
-            comparison = Comparison(data_type, sink, findings, until, gaps.covered, contained, clock_is_right=right)
+            comparison = Comparison(
+                *(data_type, sink, findings, until, gaps.covered, contained), clock_is_right=right, broken=broken
+            )
             comparison.compare(spoken, kept.get(data_type, []))
             if sink == "store":
                 found |= comparison.found
