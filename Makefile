@@ -63,7 +63,7 @@ bench: install
 # They have many dependencies of their own: installed where this is called, and in no lock.
 clients: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients]'
-	$(BIN)/python -m pytest tests/test_simulator_binance_clients.py
+	$(BIN)/python -m pytest tests/test_simulator_binance_clients.py tests/test_simulator_okx_clients.py
 
 docs: install
 	$(BIN)/python -m marketprism_ray.readme

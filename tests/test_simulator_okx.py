@@ -11,6 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
+from unittest.mock import ANY
 
 import aiohttp
 import pytest
@@ -36,7 +37,7 @@ from marketprism_ray.simulator.summaries import (
     open_interest,
 )
 from marketprism_ray.simulator.unrest import Command
-from marketprism_ray.simulator.wire import Wire
+from marketprism_ray.simulator.wire import Fault, Wire
 
 SPOT, DERIVATIVES = "okx_spot", "okx_derivatives"
 LINEAR, INVERSE, DATED = "BTC-USDT-SWAP", "BTC-USD-SWAP", "BTC-USDT-291228"
@@ -979,3 +980,12 @@ async def test_what_befalls_an_instrument_is_announced_and_its_history_stays() -
             assert (await wires.answer(endpoint, instId=DATED))[1]["code"] == "51001"
         (refused,) = await pending(await wires.socket("public", {"channel": "books", "instId": DATED}))
         assert refused["code"] == "60018"
+
+
+@pytest.mark.parametrize(("status", "code"), [(429, "50011"), (503, "50013"), (500, "50001")])
+async def test_a_refusal_on_command_is_in_the_venues_words(status: int, code: str) -> None:
+    async with simulated(SPOT) as wires:
+        assert wires.simulator is not None
+        wires.simulator.wire.faults.append(Fault("status", SPOT, status=status))
+        assert await wires.answer("public/time") == (status, {"code": code, "msg": ANY, "data": []})
+        assert (await wires.answer("public/time"))[0] == 200

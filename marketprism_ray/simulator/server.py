@@ -74,6 +74,9 @@ class House(Protocol):
     def told(self, symbol: Symbol) -> Truth:
         """Give the trades of a symbol as followers of this venue know them."""
 
+    def refusal(self, status: int) -> str:
+        """Give the body of an answer that a fault makes of this HTTP status."""
+
     def notice(self) -> None:
         """Announce a shutdown on every socket, where the venue does."""
 
@@ -258,7 +261,8 @@ class Simulator:
                 return web.Response(text="<html><body>Just a moment...</body></html>", content_type="text/html")
             else:
                 headers = {"Retry-After": "1"} if fault.status in (418, 429) else {}
-                return web.Response(text='{"code":-1000,"msg":"injected"}', status=fault.status, headers=headers)
+                body = self._houses[venue].refusal(fault.status)
+                return web.Response(text=body, status=fault.status, headers=headers, content_type="application/json")
         return await handler(request)
 
     async def _truth(self, _: web.Request) -> web.Response:

@@ -139,6 +139,11 @@ class Binance:
             case _:
                 client.send(json.dumps({"code": 2, "msg": "Invalid request: unknown variant", "id": identity}))
 
+    def refusal(self, status: int) -> str:
+        """Give the body of an answer that a fault makes of this HTTP status."""
+        code = -1003 if status in (418, 429) else -1000
+        return f'{{"code":{code},"msg":"injected"}}'
+
     def notice(self) -> None:
         """Announce a shutdown on every socket; futures do not."""
         if not self._facts.has_notice:

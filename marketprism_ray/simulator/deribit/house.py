@@ -138,6 +138,12 @@ class Deribit:
         """Give the URLs."""
         return {"public": f"ws://{host}/{self.name}/ws/api/v2", "rest": f"http://{host}/{self.name}"}
 
+    def refusal(self, status: int) -> str:
+        """Give the body of an answer that a fault makes of this HTTP status."""
+        error = RpcError(TOO_MANY, "too_many_requests") if status == 429 else RpcError(11094, "internal_server_error")
+        now_us = self._wire.now_us()
+        return rpc(None, now_us, now_us, error=error.content)
+
     def notice(self) -> None:
         """Announce maintenance to those who want to know: nobody else is told."""
         self._send("platform_state", lambda: '{"maintenance":true}')

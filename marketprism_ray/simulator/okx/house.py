@@ -246,6 +246,12 @@ class Okx:
             f'"bids":{levels_text(bids)},"ts":"{self._wire.now_ms()}","checksum":0,"prevSeqId":-1,"seqId":{symbol.update_id}}}]}}'
         )
 
+    def refusal(self, status: int) -> str:
+        """Give the body of an answer that a fault makes of this HTTP status."""
+        known = {429: ("50011", "Too Many Requests"), 503: ("50013", "Systems are busy. Please try again later.")}
+        code, message = known.get(status, ("50001", "Service temporarily unavailable. Please try again later."))
+        return text({"code": code, "msg": message, "data": []})
+
     def notice(self) -> None:
         """Announce a service upgrade on every socket; each is closed a minute later."""
         message = "The connection will soon be closed for a service upgrade. Please reconnect."
