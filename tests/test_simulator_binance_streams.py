@@ -29,7 +29,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketprism_ray.simulator.binance.intervals import LENGTHS_MS, Interval
-from marketprism_ray.simulator.market import TradeEvent
+from marketprism_ray.simulator.market import TradeEvent, made_up_coin
 from marketprism_ray.simulator.summaries import DAY_MS
 
 PLACES = pytest.mark.parametrize("place", [SPOT, USDM, COINM], ids=["spot", "usdm", "coinm"])
@@ -450,6 +450,19 @@ async def test_a_contract_that_was_delivered_is_told_of_until_it_is_forgotten() 
         one.simulator._relist()
         while (await found()).get(name) != "SETTLING":
             pass
+
+
+async def test_who_asked_before_a_symbol_was_listed_gets_it_when_it_is() -> None:
+    async with bench("binance_spot") as one:
+        names = [f"c000usdt@{channel}" for channel in ("trade", "depth@100ms", "kline_1m")]
+        socket = await one.socket(PUBLIC[SPOT], *names)
+        one.simulator.enter(made_up_coin("binance_spot", 0))
+        place = ("binance_spot", "C000-USDT")
+        one.step(place, "trade")
+        one.step(place, "book")
+        one.wait("binance_spot", 2000)
+        assert {frame["stream"] for frame in await waiting(socket)} == set(names)
+        assert one.symbol(place).truth.subscribed_from == one.symbol(place).truth.ids[0]
 
 
 @PLACES

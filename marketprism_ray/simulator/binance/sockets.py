@@ -55,6 +55,8 @@ class Binance:
         """Look at the list of symbols again."""
         self._desk.relist()
         self._beats.relist(self._wire.now_ms())
+        for name in self._wire.known(self.name):
+            self._watch(name)  # who asked for a symbol before it was listed gets it now
 
     def tick(self, now_ms: int) -> None:
         """Send what is due by time."""
@@ -106,6 +108,10 @@ class Binance:
             client.keys.add(name)  # acknowledged and listed, but nothing will come
             return
         self._wire.subscribe(client, name)
+        self._watch(name)
+
+    def _watch(self, name: str) -> None:
+        """Begin a stream, if its name is right and its symbol listed."""
         self._beats.watch(name, self._wire.now_ms())
         text, _, channel = name.partition("@")
         symbol = self._market.of_venue_symbol(self.name, text.upper()) if text == text.lower() else None
