@@ -122,10 +122,16 @@ def servers(tmp_path: Path) -> Iterator[EmbeddedServers]:
 @pytest.fixture
 async def sink(servers: EmbeddedServers) -> AsyncIterator[NatsSink]:
     """A sink whose stream forgets ids after 0.1 s."""
-    made = NatsSink(NatsSettings((servers.nats_url,), duplicate_window_s=0.1))
+    made = NatsSink(servers.nats_settings(duplicate_window_s=0.1))
     await made.open()
     yield made
     await made.close()
+
+
+@pytest.fixture
+def reader(servers: EmbeddedServers) -> NatsSettings:
+    """How somebody connects who may only read."""
+    return servers.nats_settings(user="reader")
 
 
 async def resend(sink: NatsSink, batch: pa.RecordBatch) -> None:
@@ -148,33 +154,33 @@ async def take(consumer: Consumer, count: int) -> list[Any]:
 
 
 async def test_rows_that_are_on_the_stream_twice_are_given_once_also_over_restarts(
-    sink: NatsSink, tmp_path: Path
+    sink: NatsSink, reader: NatsSettings, tmp_path: Path
 ) -> None:
     place = tmp_path / "position.json"
     assert Position.load(place) is None
     await sink.write([trades(1, 300)], "a")
     await resend(sink, trades(101, 200))
-    async with Consumer(sink.settings, "trades-data.>") as consumer:
+    async with Consumer(reader, "trades-data.>") as consumer:
         found = await take(consumer, 250)
         consumer.position.save(place)
     await resend(sink, trades(201, 300))
     await sink.write([trades(301, 310)], "b")
-    async with Consumer(sink.settings, "trades-data.>", Position.load(place)) as consumer:
+    async with Consumer(reader, "trades-data.>", Position.load(place)) as consumer:
         found += await take(consumer, 60)
         assert consumer.dropped >= 100
     assert [row.record["sequence"] for row in found] == list(range(1, 311))
     assert {row.data_type for row in found} == {"trade"}
-    async with Consumer(sink.settings, start="new") as consumer:
+    async with Consumer(reader, start="new") as consumer:
         await sink.write([trades(400, 400)], "c")
         assert [row.record["sequence"] for row in await take(consumer, 1)] == [400]
 
 
 async def test_a_server_that_is_killed_is_read_on_where_it_was(
-    servers: EmbeddedServers, sink: NatsSink, monkeypatch: pytest.MonkeyPatch
+    servers: EmbeddedServers, sink: NatsSink, reader: NatsSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consume, "IDLE_S", 0.2)
     await sink.write([trades(1, 100)], "a")
-    async with Consumer(sink.settings) as consumer:
+    async with Consumer(reader) as consumer:
         found = await take(consumer, 50)
         os.kill(servers.state()["nats"]["pid"], signal.SIGKILL)
         await until(lambda: servers.state()["nats"]["restarts"] == 1)
@@ -194,13 +200,13 @@ async def test_a_server_that_is_killed_is_read_on_where_it_was(
     assert [row.record["sequence"] for row in found] == list(range(1, 151))
 
 
-async def test_arrow_batches_are_those_that_were_written(sink: NatsSink) -> None:
+async def test_arrow_batches_are_those_that_were_written(sink: NatsSink, reader: NatsSettings) -> None:
     batch = trades(1, 250)
     change = batch_from_records([delta(-1, 5, [Level("10", "1")], snapshot=True)])
     await sink.write([batch], "a")
     await sink.write([change], "b")
     found: list[pa.RecordBatch] = []
-    async with Consumer(sink.settings) as consumer, asyncio.timeout(60):
+    async with Consumer(reader) as consumer, asyncio.timeout(60):
         async for batches in consumer.batches(rows=100, wait_s=0.1):
             found += batches
             if sum(batch.num_rows for batch in found) == 251:
@@ -210,26 +216,28 @@ async def test_arrow_batches_are_those_that_were_written(sink: NatsSink) -> None
     assert [b for b in found if data_type_of(b) == "orderbook_delta"] == [change]
 
 
-async def test_a_position_that_the_stream_no_longer_reaches_back_to_is_an_error(sink: NatsSink) -> None:
+async def test_a_position_that_the_stream_no_longer_reaches_back_to_is_an_error(
+    sink: NatsSink, reader: NatsSettings
+) -> None:
     await sink.write([trades(1, 50)], "a")
-    async with Consumer(sink.settings) as consumer:
+    async with Consumer(reader) as consumer:
         await take(consumer, 10)
         position = consumer.position
     client = await connect(sink.settings)
     await client.jetstream().purge_stream(sink.settings.stream, keep=5)
     await client.close()
     with pytest.raises(PositionLost, match=r"holds 46 to 50, the position is 10"):
-        async with Consumer(sink.settings, start=position):
+        async with Consumer(reader, start=position):
             pass
 
 
-async def test_tail_leaves_out_what_is_sent_again(sink: NatsSink) -> None:
+async def test_tail_leaves_out_what_is_sent_again(sink: NatsSink, reader: NatsSettings) -> None:
     batch = trades(1, 20)
     found: list[int] = []
     listening = asyncio.Event()
 
     async def listen() -> None:
-        async for subject, body in query.tail(sink.settings, "trades-data.>"):
+        async for subject, body in query.tail(reader, "trades-data.>"):
             assert subject.startswith("trades-data.")
             listening.set()
             found.append(decode_json(body)["sequence"])

@@ -26,7 +26,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
 @pytest.fixture
 def settings(servers: EmbeddedServers, request: pytest.FixtureRequest) -> ClickHouseSettings:
     name = "t" + "".join(c for c in request.node.name if c.isalnum())[:50]
-    return ClickHouseSettings("127.0.0.1", servers.clickhouse_port, database=name, ttl_days=30)
+    return servers.clickhouse_settings(database=name, ttl_days=30)
 
 
 async def opened(settings: ClickHouseSettings) -> ClickHouseSink:
@@ -61,7 +61,7 @@ async def test_tables_that_fit_are_left_alone(settings: ClickHouseSettings) -> N
 
 async def test_what_is_missing_is_added_and_what_is_older_is_changed(settings: ClickHouseSettings) -> None:
     sink = await opened(settings)
-    store = Store(settings)
+    store = Store(settings, write=True)
     for change in (
         "ticker DROP COLUMN trade_count",
         "trade COMMENT COLUMN price 'an older word'",
@@ -86,7 +86,7 @@ async def test_what_is_missing_is_added_and_what_is_older_is_changed(settings: C
 
 async def test_a_rule_of_the_owner_about_how_long_rows_are_kept_stays(settings: ClickHouseSettings) -> None:
     await (await opened(settings)).close()
-    store = Store(settings)
+    store = Store(settings, write=True)
     store.query("ALTER TABLE trade MODIFY TTL toDateTime(timestamp) + INTERVAL 1 DAY WHERE symbol_name = 'A'")
     await (await opened(settings)).close()
     assert "WHERE" in found(settings)["trade"].engine_full
@@ -119,7 +119,7 @@ async def test_what_cannot_be_changed_in_place_is_refused_at_start(settings: Cli
     change, sentence = OLDER[older]
     statement = create_table("trade", database=settings.database, ttl_days=None)
     assert change(statement) != statement
-    store = Store(replace(settings, database="default"))
+    store = Store(replace(settings, database="default"), write=True)
     store.query(f"CREATE DATABASE {settings.database}")
     store.query(change(statement))
     with pytest.raises(SchemaRefused, match=f"table {settings.database}.trade: .*{sentence}.*RENAME TABLE"):
@@ -133,7 +133,7 @@ async def test_what_cannot_be_changed_in_place_is_refused_at_start(settings: Cli
 
 async def test_a_column_that_somebody_drops_while_we_write_is_made_again(settings: ClickHouseSettings) -> None:
     sink = await opened(settings)
-    store = Store(settings)
+    store = Store(settings, write=True)
     store.query("ALTER TABLE trade DROP COLUMN raw_quantity")
     assert await sink.write([trades(1, 3)], "a") == 3
     assert store.query("SELECT count() AS n FROM trade WHERE raw_quantity = 12.5")["n"].to_pylist() == [3]
@@ -143,7 +143,7 @@ async def test_a_column_that_somebody_drops_while_we_write_is_made_again(setting
 
 async def test_rows_wait_while_a_table_does_not_fit(settings: ClickHouseSettings) -> None:
     sink = await opened(settings)
-    store = Store(settings)
+    store = Store(settings, write=True)
     store.query("ALTER TABLE trade DROP COLUMN side")
     store.query("ALTER TABLE trade ADD COLUMN side Array(UInt8)")
     for _ in range(2):
