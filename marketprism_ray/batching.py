@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from marketprism_ray.errors import FrameError, shorten
 from marketprism_ray.hot import delta_columns, level_columns, trade_columns
 from marketprism_ray.instruments import Instrument
-from marketprism_ray.records import Record
+from marketprism_ray.records import Gap, Record
 from marketprism_ray.schemas import (
     DECIMAL,
     DECIMAL_BYTES,
@@ -33,6 +33,7 @@ from marketprism_ray.schemas import (
     fields_of,
     levels_from_columns,
 )
+from marketprism_ray.tally import GapTally
 from marketprism_ray.units import multiply, to_base
 from marketprism_ray.venue import Delta, TradeCodec, WireLevel
 
@@ -315,6 +316,7 @@ class Batcher:
         self._knows_receipt = knows_receipt
         self._number = 0
         self._revision = 0
+        self.gaps = GapTally()
         self._buffers: list[_Buffer] = []
         self._trades: dict[tuple[int, str], TradeBuffer] = {}
         self._records: dict[str, RecordBuffer] = {}
@@ -335,6 +337,8 @@ class Batcher:
     def record(self, owner: Owner, record: Record, received: int) -> None:
         """Add a record of a low-rate data type."""
         data_type = type(record).table
+        if isinstance(record, Gap):
+            self.gaps.note(record)
         if data_type not in self._records:
             self._records[data_type] = self._add(RecordBuffer(data_type))
         buffer = self._records[data_type]

@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tail": ("reading:tail", "Print live records from NATS."),
     "query": ("reading:query", "Run SQL against the store."),
     "credentials": ("credentials:credentials", "Print how other clients connect."),
+    "gaps": ("gaps:gaps", "Show what is missing, from when to when, and why."),
+    "backfill": ("gaps:backfill", "Fetch the past of one stream from its venue."),
     "record": ("recordings:record", "Record a venue's raw frames."),
     "replay": ("recordings:replay", "Replay recordings and report what a reader gets."),
     "simulate": ("recordings:simulate", "Run the simulated venues."),

@@ -44,6 +44,20 @@ METRICS: tuple[Metric, ...] = (
         "spilled_bytes",
         "unacknowledged rows on local disk",
     ),
+    Metric(
+        "marketprism_gaps_open",
+        "gauge",
+        ("venue", "collector", "data_type", "reason"),
+        "open",
+        "gaps that last or may still be repaired",
+    ),
+    Metric(
+        "marketprism_gap_seconds",
+        "counter",
+        ("venue", "collector", "data_type", "reason"),
+        "seconds",
+        "time that ended gaps cover, over all symbols",
+    ),
     Metric("marketprism_sink_rows", "counter", ("sink",), "rows", "rows written durably"),
     Metric("marketprism_sink_writes", "counter", ("sink",), "writes", "inserts or publishes of a batch"),
     Metric("marketprism_sink_retries", "counter", ("sink",), "retries", "writes tried again: the server was away"),
@@ -66,9 +80,15 @@ def figures(status: Mapping[str, Any]) -> Iterator[tuple[Metric, dict[str, str],
         labels = {"sink": str(status["kind"])}
     else:
         return
+    yield from _of(status, labels)
+    for row in status.get("gaps", ()):
+        yield from _of(row, {**labels, "data_type": row["data_type"], "reason": row["reason"]})
+
+
+def _of(values: Mapping[str, Any], labels: dict[str, str]) -> Iterator[tuple[Metric, dict[str, str], float]]:
     for metric in METRICS:
-        if set(metric.labels) == set(labels) and metric.field in status:
-            yield metric, labels, float(status[metric.field])
+        if set(metric.labels) == set(labels) and metric.field in values:
+            yield metric, labels, float(values[metric.field])
 
 
 def reference() -> str:

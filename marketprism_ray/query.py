@@ -5,7 +5,7 @@ Reading goes with ``final = 1``: a reader never sees a repeat, whether or not Cl
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -15,9 +15,11 @@ import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from nats.js.api import AckPolicy, ConsumerConfig
 
+from marketprism_ray.bars import following
 from marketprism_ray.consume import Once
 from marketprism_ray.encoding import decode_json
 from marketprism_ray.errors import BookError, MarketPrismError, shorten
+from marketprism_ray.gaps import Place
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings, connect
 from marketprism_ray.sinks.nats import NatsSettings
 from marketprism_ray.sinks.nats import connect as connect_nats
@@ -31,6 +33,28 @@ class RebuiltBook:
     bids: list[tuple[Decimal, Decimal]]
     asks: list[tuple[Decimal, Decimal]]
     changes: int
+
+
+OPEN_HOLE = ["channel", "reason", "opened_at", "closed_at", "revision"]
+
+
+@dataclass(frozen=True)
+class OpenHole:
+    """An open gap without a sequence."""
+
+    channel: str
+    reason: str
+    opened_at: int
+    closed_at: int
+    revision: int
+
+
+def _as_json(row: dict[str, Any]) -> dict[str, Any]:
+    """Give times as JSON on NATS has them."""
+    return {
+        name: f"{value.isoformat()[:26].removesuffix('+00:00')}Z" if hasattr(value, "isoformat") else value
+        for name, value in row.items()
+    }
 
 
 class Store:
@@ -76,6 +100,61 @@ class Store:
             venue=venue,
             symbol=symbol,
         )
+
+    def gaps(self, wanted: Mapping[str, str], since: int | None = None) -> list[dict[str, Any]]:
+        """Give gap rows as JSON has them, the oldest first.
+
+        Parameters
+        ----------
+        wanted : column -> value
+        since : ns; only gaps that last or ended after this
+        """
+        where = [f"{name} = {{{name}:String}}" for name in wanted]
+        if since is not None:
+            where.append("(closed_at IS NULL OR closed_at > fromUnixTimestamp64Nano(toInt64({since:Int64})))")
+        table = self.query(
+            f"SELECT * FROM gap {'WHERE ' if where else ''}{' AND '.join(where)} ORDER BY opened_at",
+            **wanted,
+            **({} if since is None else {"since": since}),
+        )
+        return [_as_json(row) for row in table.to_pylist()]
+
+    def times(self, place: Place, first: int, last: int) -> set[int]:
+        """Give the times of rows that were asked for, from first to last, ns; of candles when final ones open."""
+        is_kline = place.data_type == "kline"
+        column = "open_time" if is_kline else "timestamp"
+        more = "AND is_closed AND interval = {channel:String}" if is_kline else "AND source != 'stream'"
+        table = self.query(
+            f"SELECT DISTINCT toUnixTimestamp64Nano({column}) AS at FROM {place.data_type} "
+            "WHERE exchange_name = {venue:String} AND symbol_name = {symbol:String} "
+            f"AND toUnixTimestamp64Nano({column}) BETWEEN {{first:Int64}} AND {{last:Int64}} {more}",
+            venue=place.exchange_name,
+            symbol=place.symbol_name,
+            first=first,
+            last=last,
+            **({"channel": place.channel} if is_kline else {}),
+        )
+        return set(table["at"].to_pylist()) if table.num_rows else set()
+
+    def open_holes(self, place: Place, first: int, last: int) -> list[OpenHole]:
+        """Give a stream's open gaps between two times, ns, that have ended."""
+        table = self.query(
+            "SELECT channel, reason, toUnixTimestamp64Nano(opened_at) AS opened, "
+            "toUnixTimestamp64Nano(assumeNotNull(closed_at)) AS closed, revision FROM gap "
+            "WHERE exchange_name = {venue:String} AND symbol_name = {symbol:String} AND data_type = {type:String} "
+            "AND status = 'open' AND closed_at IS NOT NULL AND first_missing IS NULL ORDER BY opened",
+            venue=place.exchange_name,
+            symbol=place.symbol_name,
+            type=place.data_type,
+        )
+        rows = [OpenHole(**row) for row in table.rename_columns(OPEN_HOLE).to_pylist()] if table.num_rows else []
+        interval = place.channel if place.data_type == "kline" else ""
+
+        def begins(row: OpenHole) -> int:
+            return following(row.opened_at, interval) if interval else row.opened_at + 1
+
+        ours = [row for row in rows if interval in ("", row.channel)]
+        return [row for row in ours if first <= begins(row) and row.closed_at <= last + 1]
 
     def open_gaps(self) -> pa.Table:
         """Give the gaps that are open."""

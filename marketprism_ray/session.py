@@ -448,6 +448,8 @@ class Session:
             "books": len(books),
             "books_live": sum(book.sync.is_live for book in books),
             "book_gaps": sum(book.gaps_opened for book in books),
+            "gaps_open": self.batcher.gaps.open,
+            "gaps": self.batcher.gaps.rows(),
             "trades_missing": sum(stream.missing for stream in trades),
             "trades_repaired": sum(stream.repaired for stream in trades),
             "duplicates": sum(stream.duplicates for stream in trades),

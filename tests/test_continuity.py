@@ -294,3 +294,32 @@ def test_a_restart_within_a_poll_period_misses_no_poll_and_a_longer_one_does() -
         line.resume(T0)
     assert short.succeeded([T0 + EVERY // 3], T0 + EVERY // 3) == ()
     assert long.succeeded([T0 + 4 * EVERY], T0 + 4 * EVERY) == (Hole(T0, T0 + 4 * EVERY, "collector_lost", 3),)
+
+
+def test_gaps_are_tallied_by_data_type_and_reason() -> None:
+    from marketprism_ray.metrics import figures
+    from marketprism_ray.records import Gap
+    from marketprism_ray.tally import GapTally
+
+    def gap(closed: int | None, status: str, data_type: str = "ticker", reason: str = "silent") -> Gap:
+        return Gap(
+            exchange_name="x", market_type="spot", symbol_name="A", timestamp=T0, receive_timestamp=T0, source="stream",
+            data_type=data_type, reason=reason, opened_at=T0, status=status,  # type: ignore[arg-type]
+            closed_at=None if closed is None else T0 + closed * SECOND,
+        )  # fmt: skip
+
+    tally = GapTally()
+    tally.note(gap(None, "unrepairable"))
+    tally.note(gap(7, "open", "kline", "disconnected"))
+    assert tally.open == 2
+    tally.note(gap(5, "unrepairable"))
+    tally.note(gap(7, "repaired", "kline", "disconnected"))
+    assert tally.open == 0
+    assert tally.rows() == [
+        {"data_type": "kline", "reason": "disconnected", "open": 0, "seconds": 7.0},
+        {"data_type": "ticker", "reason": "silent", "open": 0, "seconds": 5.0},
+    ]
+    status = {"shard": "s", "venue": "v", "gaps": tally.rows()}
+    seen = {(metric.name, labels["data_type"]): value for metric, labels, value in figures(status)}
+    assert seen["marketprism_gap_seconds", "ticker"] == 5.0
+    assert seen["marketprism_gaps_open", "kline"] == 0

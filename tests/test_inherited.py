@@ -13,9 +13,9 @@ from marketprism_ray.gaps import Place
 from marketprism_ray.records import FundingRate, Gap, Kline, Record, Ticker
 from marketprism_ray.schemas import batch_from_records
 from marketprism_ray.servers import EmbeddedServers
-from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
+from marketprism_ray.sinks.clickhouse import ClickHouseSink
 from marketprism_ray.sinks.inherited import Inherited, Way, merged
-from marketprism_ray.sinks.nats import NatsSettings, NatsSink
+from marketprism_ray.sinks.nats import NatsSink
 
 MINUTE = 60 * 10**9
 HOUR = 60 * MINUTE
@@ -75,7 +75,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
 
 
 async def test_the_store_says_how_far_each_stream_came_and_what_is_open(servers: EmbeddedServers) -> None:
-    sink = ClickHouseSink(ClickHouseSettings("127.0.0.1", servers.clickhouse_port, database="inherited"))
+    sink = ClickHouseSink(servers.clickhouse_settings(database="inherited"))
     await sink.open()
     assert (await sink.inherited(VENUE, WAYS)).newest == {}
     for n, records in enumerate(ROWS):
@@ -96,7 +96,7 @@ async def test_the_store_says_how_far_each_stream_came_and_what_is_open(servers:
 
 
 async def test_the_stream_says_how_far_what_was_pushed_came(servers: EmbeddedServers) -> None:
-    sink = NatsSink(NatsSettings((servers.nats_url,)))
+    sink = NatsSink(servers.nats_settings())
     await sink.open()
     for n, records in enumerate(ROWS[:3]):
         await sink.write([batch_from_records(records)], f"c/1/{n}")

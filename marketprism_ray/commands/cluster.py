@@ -132,6 +132,7 @@ def _tables(found: dict[str, Any]) -> Table:
         "books live",
         "missing",
         "repaired",
+        "gaps open",
         "last error",
     ):
         table.add_column(name)
@@ -153,6 +154,7 @@ def _tables(found: dict[str, Any]) -> Table:
             f"{c.get('books_live', 0)}/{c.get('books', 0)}",
             str(c.get("trades_missing", "")),
             str(c.get("trades_repaired", "")),
+            str(c.get("gaps_open", "")),
             next((e for e in reversed(errors) if e), ""),
         )
     for s in found["sinks"]:
@@ -164,6 +166,7 @@ def _tables(found: dict[str, Any]) -> Table:
             "",
             str(s["starts"]),
             rows,
+            "",
             "",
             "",
             "",
