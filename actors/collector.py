@@ -22,14 +22,15 @@ from typing import Any
 import structlog
 
 from actors.cluster import ActorGone, Cluster
-from actors.sinks import Delivery, Refused
+from actors.sinks import Delivery, NotFenced, Refused
 from marketprism_ray import __version__
 from marketprism_ray.batching import Batch
 from marketprism_ray.config import Config
 from marketprism_ray.errors import MarketPrismError, SinkUnavailable
 from marketprism_ray.logs import configure
 from marketprism_ray.processes import settle_gc
-from marketprism_ray.session import Session, Shard, Watermark
+from marketprism_ray.resume import OpenGap, Resume
+from marketprism_ray.session import Session, Shard
 from marketprism_ray.sinks.inherited import Inherited, Way, merged
 from marketprism_ray.spill import SEGMENT_BYTES, Place, Spill
 
@@ -55,10 +56,11 @@ def _resident_bytes() -> int | None:
 class Kept:
     """A batch that not every sink has acknowledged."""
 
-    __slots__ = ("batch", "batch_id", "place", "rows", "size", "waiting")
+    __slots__ = ("batch", "batch_id", "claims", "place", "rows", "size", "waiting")
 
     def __init__(self, batch: Batch, waiting: int) -> None:
         self.batch_id = batch.batch_id
+        self.claims = batch.claims
         self.rows = batch.data.num_rows
         self.size = batch.data.nbytes
         self.waiting = waiting
@@ -125,7 +127,7 @@ class Lane:
         if batch is None:
             assert kept.place is not None
             batch = self._spill.get(kept.place)
-        return batch.batch_id, batch.data_type, batch.data, batch.watermarks
+        return batch.batch_id, batch.data_type, batch.data, batch.claims
 
     def unload(self) -> list[Kept]:
         """Give what was carried, now that it is acknowledged."""
@@ -150,7 +152,7 @@ class Collector:
         shard: Shard,
         config: Config,
         epoch: int,
-        resume: Mapping[str, Watermark],
+        resume: Mapping[str, Resume],
         sinks: Mapping[str, str],
         share: float = 1.0,
         *,
@@ -167,7 +169,14 @@ class Collector:
         # directory, a second system), and would be taken for repeats.
         self._run = secrets.token_hex(4)
         self._session = make_session(
-            shard, config, collector=shard.name, epoch=epoch, resume=resume, inherit=self._inherited, share=share
+            shard,
+            config,
+            collector=shard.name,
+            epoch=epoch,
+            resume=resume,
+            inherit=self._inherited,
+            share=share,
+            confirmed=True,
         )
         limit = config.cluster.spill_bytes
         self._spill = Spill(config.system.data_dir.absolute() / "spill", limit, segment_bytes=min(SEGMENT_BYTES, limit))
@@ -290,6 +299,11 @@ class Collector:
                 lane.retries += 1
                 await asyncio.sleep(0.1)
                 continue
+            except NotFenced:
+                # A new actor, which the coordinator will tell who owns what.
+                lane.retries += 1
+                await asyncio.sleep(0.05)
+                continue
             except Refused as error:
                 self._state, self._error = "lapsed", str(error)
                 self._log.warning("refused", error=str(error))
@@ -305,6 +319,8 @@ class Collector:
             return
         self._unacknowledged -= 1
         self._retained -= kept.memory
+        if kept.claims:
+            self._session.delivered(kept.claims)
         if kept.place is not None:
             self._spill.free(kept.place)
             self._spilled_batches -= 1
@@ -324,12 +340,15 @@ class Collector:
             self._state = "draining"
             await self._session.stop()
             self._collect(self._session.drain(force=True))
-        self._flushed.clear()
         left = -1
         while self._unacknowledged and self._unacknowledged != left and self._state != "lapsed":
             left = self._unacknowledged
+            self._flushed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._flushed.wait(), timeout_s)
+            if not self._unacknowledged:
+                # That what was missing is durable now is a row, too.
+                self._collect(self._session.drain(force=True))
         if self._unacknowledged:
             self._log.warning("drain_incomplete", batches=self._unacknowledged)
         for task in self._tasks:
@@ -337,6 +356,10 @@ class Collector:
         self._spill.close()
         self._state = "stopped"
         return not self._unacknowledged
+
+    async def take_up(self, gaps: Mapping[str, Sequence[OpenGap]]) -> None:
+        """Care for holes in trades that others have written down: stream key -> rows."""
+        self._session.take_up(gaps)
 
     async def cut(self) -> int:
         """Cut the sockets as a network would: a drill."""

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -20,9 +19,9 @@ from actors.cluster import ActorGone, Cluster
 from actors.collector import Collector
 from actors.dead_letters import Ask, note_dead_letters, redeliver
 from actors.options import actor_name
-from actors.sinks import Delivery, SinkActor
+from actors.sinks import SinkActor
+from actors.takeover import Takeover
 from marketprism_ray import __version__
-from marketprism_ray.batching import revision
 from marketprism_ray.changes import applied, changes, with_applied
 from marketprism_ray.config import Config, Exchange
 from marketprism_ray.errors import ConfigError, MarketPrismError, VenueError
@@ -30,10 +29,7 @@ from marketprism_ray.logs import configure
 from marketprism_ray.metrics import Publisher
 from marketprism_ray.placement import plan_shards
 from marketprism_ray.reconcile import Action, Kill, Observed, StartCollector, StartSink, StopCollector, reconcile
-from marketprism_ray.records import Gap
-from marketprism_ray.schemas import batch_from_records
-from marketprism_ray.session import Shard, Watermark, find_instruments, make_rest
-from marketprism_ray.sinks import StreamId
+from marketprism_ray.session import Shard, find_instruments, make_rest
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings
 from marketprism_ray.sinks.nats import NatsSettings
 from marketprism_ray.state_file import StateFile
@@ -50,8 +46,8 @@ EPOCHS_SKIPPED = 1000
 """If the latest state is lost: epochs that may have been used since the one before."""
 EPOCHS_BEGAN = 1_577_836_800
 """If all of it is lost, epochs go on from the minutes since then (2020, in s): more than were ever counted up."""
-TELL_S = 2.0
-"""A successor waits this long for the rows about its predecessor, so that they come first where the servers answer."""
+SAVE_S = 10.0
+"""What the sinks have is saved as often: after a whole outage only what came later is looked for row by row."""
 
 
 class Actor:
@@ -107,15 +103,14 @@ class Coordinator:
         self._planned_at = 0
         self._resolved: set[str] = set()
         self._run_id = run
-        self._id = secrets.token_hex(4)
         self._retired: dict[str, int] = {}
         self._stepped = time.monotonic_ns()
         self._actors: dict[str, Actor] = {}
         self._sinks = {kind: Actor(actor_name(config.system.name, "sink", kind), kind) for kind in SINKS}
-        self._watermarks: dict[str, dict[str, dict[str, Watermark]]] = {}
+        self._takeover = Takeover(self._cluster, self._sinks, lambda: self._config, self._collector_of)
+        self._saved_at = time.monotonic()
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._telling: set[asyncio.Task[None]] = set()
         self._errors: dict[str, str] = {}
         self.story: deque[str] = deque(maxlen=100)
         self._restore()
@@ -145,6 +140,7 @@ class Coordinator:
         if saved["run"] == self._run_id:
             # The arguments of creation are older than what was applied since.
             self._config = with_applied(self._config, saved["applied"])
+        self._takeover.restore(saved.get("stored", {}))
         for name, last_epoch in saved["epochs"].items():
             epoch = last_epoch + skipped
             actor = Actor(self._collector_name(name), "collector")
@@ -169,6 +165,7 @@ class Coordinator:
             "applied": applied(self._config),
             "shards": {n: {"venue": s.venue, "streams": s.streams} for n, s in self._shards.items()},
             "epochs": self._retired | {name: actor.epoch for name, actor in self._actors.items()},
+            "stored": self._takeover.saved(),
         }
         self._state.write(content)
 
@@ -219,6 +216,9 @@ class Coordinator:
         )
         for action in actions:
             self._carry_out(action)
+        if time.monotonic() - self._saved_at > SAVE_S:
+            self._saved_at = time.monotonic()
+            self._save()
         if self._publisher is not None:
             self._publisher.publish([actor.status for actor in self._all()])
 
@@ -354,10 +354,22 @@ class Coordinator:
             actor.state = "alive" if status["open"] else "starting"
             if status.get("dead_letters_unnoted"):
                 self._background(
-                    f"dead letters of {actor.kind}", note_dead_letters(self._asking(actor), self._tell_gaps)
+                    f"dead letters of {actor.kind}", note_dead_letters(self._asking(actor), self._takeover.tell_gaps)
                 )
-            for name, marks in status["watermarks"].items():
-                self._watermarks.setdefault(name, {}).setdefault(actor.kind, {}).update(marks)
+            self._takeover.remember(actor.kind, status["claims"])
+            self._admit(actor)
+
+    def _admit(self, sink: Actor) -> None:
+        """Tell a sink actor who owns the shards that it does not know: it was started after their collectors."""
+        epochs = sink.status["epochs"]
+        for name, actor in self._actors.items():
+            if actor.shard is not None and actor.state == "alive" and epochs.get(name, -1) < actor.epoch:
+                work = self._takeover.admit(sink.kind, actor.shard, actor.epoch)
+                self._background(f"{sink.name} admits {name}", work)
+
+    def _collector_of(self, shard: str, epoch: int) -> Any | None:
+        actor = self._actors.get(shard)
+        return None if actor is None or actor.epoch != epoch else actor.handle
 
     def _note_unlisted(self, actor: Actor, unlisted: list[str]) -> None:
         """Plan anew when a collector says that symbols of its shard have left the venue's list."""
@@ -427,8 +439,7 @@ class Coordinator:
             actor = self._actors[shard.name] = Actor(self._collector_name(shard.name), "collector")
             actor.epoch = self._retired.pop(shard.name, self._first_epoch)
         epoch = max(epoch, actor.epoch + 1)
-        resume, unknown = await self._fence(shard, epoch)
-        await self._open_gaps(shard, epoch, resume if after_loss else {}, unknown)
+        resume = await self._takeover.fence(shard, epoch, after_loss=after_loss)
         stale = self._cluster.find(actor.name)
         if stale is not None:
             self._cluster.kill(stale)
@@ -450,88 +461,13 @@ class Coordinator:
             raise
         actor.state, actor.heard = "alive", time.monotonic_ns()
 
-    async def _fence(self, shard: Shard, epoch: int) -> tuple[dict[str, Watermark], set[str]]:
-        """Shut the older epochs out of every sink; gives how far all of them are durable, and where that is not known.
-
-        The least of the sinks is safe for all; a sink that has never had a stream does not count.
-        """
-        name = shard.name
-        places = _places(shard, deltas=self._config.exchanges[shard.venue].orderbook.deltas)
-        known = self._watermarks.setdefault(name, {})
-        unknown: set[str] = set()
-        for kind, sink in self._sinks.items():
-            if sink.handle is not None:
-                marks, missing = await self._cluster.call(sink.handle, "fence", name, epoch, places, timeout_s=CALL_S)
-                known.setdefault(kind, {}).update(marks)
-                unknown |= set(missing) - known[kind].keys()
-        keys = {key for marks in known.values() for key in marks}
-        least = {key: min((marks[key][0], marks[key][1]) for marks in known.values() if key in marks) for key in keys}
-        return least, unknown
-
-    async def _open_gaps(
-        self, shard: Shard, epoch: int, resume: Mapping[str, Watermark], unknown: Collection[str]
-    ) -> None:
-        """Write down that nobody collects from the watermarks on; the successor closes these gaps.
-
-        Where a watermark is not known the gap has no first sequence, and stays open. While a server is away its sink
-        waits with these rows, and the successor does not wait for them.
-        """
-        now = time.time_ns()
-        starts: dict[str, tuple[int | None, int]] = {key: (last + 1, at) for key, (last, at) in resume.items()}
-        starts |= dict.fromkeys(unknown, (None, now))
-        if not starts:
-            return
-        records = []
-        for key, (first_missing, at) in starts.items():
-            _, data_type, symbol = key.split("/", 2)
-            records.append(
-                Gap(
-                    exchange_name=shard.venue,
-                    market_type=_market_type(shard.venue, symbol),
-                    symbol_name=symbol,
-                    timestamp=at,
-                    receive_timestamp=now,
-                    source="stream",
-                    data_type="orderbook_delta" if data_type == "orderbook" else data_type,
-                    reason="collector_lost",
-                    opened_at=at,
-                    first_missing=first_missing,
-                    collector=shard.name,
-                    epoch=epoch,
-                    revision=revision(epoch, 0),
-                )
-            )
-        batch = batch_from_records(records)
-        delivery: list[Delivery] = [(f"coordinator/{self._id}/{shard.name}/{epoch}", "gap", batch, {})]
-        loop = asyncio.get_running_loop()
-        told = [loop.create_task(self._tell(sink, delivery)) for sink in self._sinks.values()]
-        for task in told:
-            self._telling.add(task)
-            task.add_done_callback(self._telling.discard)
-        await asyncio.wait(told, timeout=TELL_S)
-
     def _asking(self, sink: Actor) -> Ask:
         return lambda method, *arguments: self._cluster.call(sink.handle, method, *arguments)
 
-    async def _tell_gaps(self, name: str, gaps: Sequence[Gap]) -> None:
-        """Write gap rows through all sinks; returns when they are durable."""
-        delivery: list[Delivery] = [(f"coordinator/{self._id}/{name}", "gap", batch_from_records(gaps), {})]
-        await asyncio.gather(*(self._tell(sink, delivery) for sink in self._sinks.values()))
-
     async def redeliver(self) -> str:
         """Try the rows again that servers have refused; says what became of them."""
-        return await redeliver([self._asking(sink) for sink in self._sinks.values() if sink.handle], self._tell_gaps)
-
-    async def _tell(self, sink: Actor, delivery: list[Delivery]) -> None:
-        """Give rows of ours to a sink, and to its successor if it dies before they are durable."""
-        while True:
-            try:
-                if sink.handle is not None:
-                    await self._cluster.call(sink.handle, "take", "coordinator", 0, delivery)
-                    return
-            except ActorGone as error:
-                self._log.debug("told_again", sink=sink.kind, error=str(error))
-            await asyncio.sleep(self._config.cluster.step_s)
+        asks = [self._asking(sink) for sink in self._sinks.values() if sink.handle]
+        return await redeliver(asks, self._takeover.tell_gaps)
 
     async def _stop_collector(self, name: str, reason: str) -> None:
         actor = self._actors[name]
@@ -571,7 +507,7 @@ class Coordinator:
             ],
             "sinks": [
                 {
-                    **{k: v for k, v in actor.status.items() if k != "watermarks"},
+                    **{k: v for k, v in actor.status.items() if k not in ("claims", "epochs")},
                     "kind": kind,
                     "name": actor.name,
                     "state": actor.state,
@@ -643,30 +579,3 @@ class Coordinator:
 def _seconds_since(moment: int) -> float:
     """Give how long ago a moment of the monotonic clock (ns) was."""
     return round((time.monotonic_ns() - moment) / 1e9, 3)
-
-
-def _places(shard: Shard, *, deltas: bool) -> dict[str, StreamId]:
-    """Give the streams of a shard whose rows say how far they came, and where those rows are.
-
-    Published books say nothing of the changes between them: they count only where changes are not kept.
-    """
-    tables = {"trade": "trade", "orderbook": "orderbook_delta" if deltas else "orderbook"}
-    return {
-        f"{shard.venue}/{data_type}/{symbol}": (
-            tables[data_type],
-            shard.venue,
-            _market_type(shard.venue, symbol),
-            symbol,
-        )
-        for data_type, symbol in shard.streams
-        if data_type in tables
-    }
-
-
-def _market_type(venue: str, symbol: str) -> str:
-    """Give the market type of a symbol by the canonical grammar; venues with one market need not ask."""
-    types = VENUES[venue].market_types
-    if len(types) == 1:
-        return types[0]
-    parts = symbol.split("-")
-    return "perpetual" if parts[-1] == "SWAP" else {2: "spot", 3: "futures"}.get(len(parts), "option")

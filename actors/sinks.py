@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,17 @@ import structlog
 
 from marketprism_ray.dead_letters import DeadLetters, gap_of
 from marketprism_ray.errors import BadBatch, SchemaRefused, SinkUnavailable
+from marketprism_ray.extents import NOTHING, Claim, Extents
 from marketprism_ray.logs import configure
 from marketprism_ray.records import Gap
-from marketprism_ray.session import Watermark
+from marketprism_ray.resume import OpenGap, Stored
 from marketprism_ray.sinks import Sink, StreamId
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
 from marketprism_ray.sinks.inherited import Inherited, Way
 from marketprism_ray.sinks.nats import NatsSettings, NatsSink
 
-Delivery = tuple[str, str, pa.RecordBatch, dict[str, Watermark]]
-"""(batch id, data type, rows, watermarks)."""
+Delivery = tuple[str, str, pa.RecordBatch, dict[str, Claim]]
+"""(batch id, data type, rows, stream key -> sequences in it)."""
 
 RECENT_IDS = 20_000
 FENCE_S = 5.0
@@ -39,6 +40,14 @@ at worst, under the same keys."""
 ASK_S = 15.0
 """The store is asked this long how far streams came; collecting then goes on without, and says so in gap rows."""
 RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+COORDINATOR = "coordinator"
+"""Who brings its own rows and owns no shard."""
+
+
+class NotFenced(Exception):
+    """Nobody has told this actor yet who owns the shard."""
 
 
 class Refused(Exception):
@@ -94,10 +103,13 @@ class SinkActor:
         self._waiting: dict[str, Waiting] = {}
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._epochs: dict[str, int] = {}
-        self._watermarks: dict[str, dict[str, Watermark]] = defaultdict(dict)
+        self._stored: dict[str, Stored] = {}
+        """Stream key -> what is durable of it."""
         self._opened = asyncio.Lock()
         self._is_open = False
-        self.counts = dict.fromkeys(("rows", "batches", "repeats", "retries", "refused", "dead_letters", "writes"), 0)
+        self.counts = dict.fromkeys(
+            ("rows", "batches", "repeats", "repeated_rows", "retries", "refused", "dead_letters", "writes"), 0
+        )
         self.last_error = ""
         self._pending = 0
 
@@ -124,9 +136,11 @@ class SinkActor:
         ------
         Refused
             If a successor of this collector exists.
+        NotFenced
+            If this actor is new and has not been told of the collector: an older one might write.
         """
-        await self.ready()
         self._admit(collector, epoch)
+        await self.ready()
         self._pending += 1
         try:
             written = [self._queue(delivery, collector, epoch) for delivery in deliveries]
@@ -168,14 +182,16 @@ class SinkActor:
                     group.append(waiting)
             if not group:
                 continue
+            rows = [self._new_rows(w.delivery) for w in group]
             try:
-                await self._write([w.delivery[2] for w in group], _token([w.delivery[0] for w in group]))
+                if kept := [batch for batch in rows if batch.num_rows]:
+                    await self._write(kept, _token([w.delivery[0] for w in group]))
             except Exception as error:  # noqa: BLE001 - handed to everyone who waits for this write
                 for waiting in group:
                     _fail(waiting, error)
                 continue
             for waiting in group:
-                self._remember(waiting.collector, [waiting.delivery])
+                self._remember(waiting.delivery)
                 if not waiting.written.done():
                     waiting.written.set_result(None)
 
@@ -187,11 +203,36 @@ class SinkActor:
                 return
             await asyncio.sleep(min(left, 0.02))
 
+    def _new_rows(self, delivery: Delivery) -> pa.RecordBatch:
+        """Leave out rows that are durable here: what a predecessor had sent, or another sink had lacked."""
+        _, data_type, data, claims = delivery
+        if data_type != "trade":
+            return data
+        known: dict[str, Extents] = {}
+        for key, claim in claims.items():
+            stored = self._stored.get(key, Stored()).claim
+            if stored.since == claim.since:
+                there = Extents(stored.runs)
+                if any(there.touches(run.low, run.high) for run in claim.runs):
+                    known[key] = there
+        if not known:
+            return data
+        columns = (data.column(name).to_pylist() for name in ("exchange_name", "symbol_name", "sequence"))
+        mask = []
+        for exchange_name, symbol_name, sequence in zip(*columns, strict=True):
+            there_too = known.get(f"{exchange_name}/{data_type}/{symbol_name}")
+            mask.append(there_too is None or not there_too.covers(sequence, sequence))
+        self.counts["repeated_rows"] += len(mask) - sum(mask)
+        return data.filter(pa.array(mask, pa.bool_()))
+
     def _admit(self, collector: str, epoch: int) -> None:
+        if collector == COORDINATOR:
+            return
+        if collector not in self._epochs:
+            raise NotFenced(f"{collector}: not known here yet")
         if epoch < self._epochs.get(collector, 0):
             self.counts["refused"] += 1
             raise Refused(f"{collector}: epoch {epoch} is over, {self._epochs[collector]} owns the shard")
-        self._epochs[collector] = epoch
 
     async def _write(self, batches: list[pa.RecordBatch], token: str) -> None:
         attempt = 0
@@ -253,41 +294,53 @@ class SinkActor:
         self.last_error = str(error)
         await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
 
-    def _remember(self, collector: str, group: list[Delivery]) -> None:
-        marks = self._watermarks[collector]
-        for batch_id, _, _, watermarks in group:
-            self._recent[batch_id] = None
-            for key, mark in watermarks.items():
-                marks[key] = max((mark[0], mark[1]), marks.get(key, (0, 0)))
+    def _remember(self, delivery: Delivery) -> None:
+        batch_id, _, _, claims = delivery
+        self._recent[batch_id] = None
+        for key, claim in claims.items():
+            self._stored[key] = self._stored.get(key, Stored()).merged(claim)
         while len(self._recent) > RECENT_IDS:
             self._recent.popitem(last=False)
 
     async def fence(
-        self, collector: str, epoch: int, streams: Mapping[str, StreamId] | None = None
-    ) -> tuple[dict[str, Watermark], list[str]]:
-        """Refuse older epochs from now on; gives how far each stream of this collector is durable.
+        self,
+        collector: str,
+        epoch: int,
+        streams: Mapping[str, StreamId] | None = None,
+        remembered: Mapping[str, Claim] | None = None,
+    ) -> tuple[dict[str, Stored], list[str]]:
+        """Refuse older epochs from now on; gives what is durable of the streams.
 
         Parameters
         ----------
-        streams : stream key -> its rows in the store; the store is asked for those that this actor has not written
+        streams : stream key -> its rows in the store; the store is asked for those that this actor knows nothing of
+        remembered : what an earlier actor of this sink was known to have written; the store is asked for the rest
 
         Returns
         -------
         tuple
-            Stream key -> watermark, without streams of which nothing is stored; then the keys of those of which it is
-            not known, because the server could not be asked in ``ASK_S``.
+            Stream key -> what is stored; then the keys of those of which it is not known, because the server could not
+            be asked in ``ASK_S``.
         """
         self._epochs[collector] = max(epoch, self._epochs.get(collector, 0))
         # What is queued of an older epoch is refused by the writer; what is being written is waited for.
         under_way = [w.written for w in self._waiting.values() if w.collector == collector and w.epoch < epoch]
         if under_way:
             await asyncio.wait(under_way, timeout=FENCE_S)
-        marks = self._watermarks[collector]
-        missing = {key: place for key, place in (streams or {}).items() if key not in marks}
-        stored = await self._stored(missing) if missing else {}
-        for key, mark in (stored or {}).items():
-            marks.setdefault(key, mark)
-        return dict(marks), list(missing) if stored is None else []
+        streams, remembered = streams or {}, remembered or {}
+        asked = {key: place for key, place in streams.items() if key not in self._stored}
+        unknown: list[str] = []
+        if asked:
+            found = await self._ask(asked, remembered)
+            for key in asked:
+                written = self._stored.get(key, Stored()).claim
+                if found is not None:
+                    self._stored[key] = found[key].merged(written) if written.runs else found[key]
+                elif key in remembered:
+                    self._stored[key] = Stored(remembered[key]).merged(written)
+                else:
+                    unknown.append(key)
+        return {key: self._stored.get(key, Stored()) for key in streams if key not in unknown}, unknown
 
     async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
         """Ask the store how far streams without a sequence are durable, and which of their holes are open.
@@ -300,24 +353,52 @@ class SinkActor:
         await self.ready()
         return await self._sink.inherited(exchange_name, ways)
 
-    async def _stored(self, streams: Mapping[str, StreamId]) -> dict[str, Watermark] | None:
-        """Ask the store how far streams came under earlier actors; None if it cannot be asked."""
+    async def _ask(self, streams: Mapping[str, StreamId], remembered: Mapping[str, Claim]) -> dict[str, Stored] | None:
+        """Ask the store what was written by earlier actors; None if it cannot be asked."""
+        after = {
+            place: (claim.runs[-1] if (claim := remembered.get(key, NOTHING)).runs else None)
+            for key, place in streams.items()
+        }
+
+        async def ask() -> dict[str, Stored]:
+            stored = await self._sink.stored(after)
+            found = {}
+            for key, place in streams.items():
+                there = stored.get(place, Stored())
+                is_new = there.begin is not None or after[place] is None or place not in stored
+                found[key] = there if is_new else Stored(remembered[key]).merged(there.claim)
+            return found
+
+        answer: dict[str, Stored] | None = await self._patiently(ask, len(streams))
+        return answer
+
+    async def open_gaps(self, streams: Mapping[str, StreamId]) -> dict[str, tuple[OpenGap, ...]] | None:
+        """Give the rows about holes in trades that are open, by stream key; None if the store cannot be asked."""
+
+        async def ask() -> dict[str, tuple[OpenGap, ...]]:
+            rows = await self._sink.open_gaps(list(streams.values()))
+            return {key: rows[place] for key, place in streams.items() if place in rows}
+
+        answer: dict[str, tuple[OpenGap, ...]] | None = await self._patiently(ask, len(streams))
+        return answer
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Any]], count: int) -> Any:
+        """Ask the store until it answers; None if it does not in ``ASK_S``."""
         attempt = 0
         try:
             async with asyncio.timeout(ASK_S):
                 while True:
                     try:
-                        found = await self._sink.last(list(streams.values()))
-                        return {key: found[place] for key, place in streams.items() if place in found}
+                        return await ask()
                     except SinkUnavailable as error:
                         await self._wait(error, attempt)
                         attempt += 1
         except TimeoutError:
-            self._log.warning("watermarks_unknown", error=self.last_error, streams=len(streams))
+            self._log.warning("store_not_asked", error=self.last_error, streams=count)
             return None
 
     async def status(self) -> dict[str, Any]:
-        """Give counts and watermarks."""
+        """Give counts, who owns which shard, and what is durable of which stream."""
         return {
             "kind": self.kind,
             "pid": os.getpid(),
@@ -326,7 +407,8 @@ class SinkActor:
             "last_error": self.last_error,
             "dead_letters_unnoted": self._dead_letters.unnoted,
             **self.counts,
-            "watermarks": {name: dict(marks) for name, marks in self._watermarks.items()},
+            "epochs": dict(self._epochs),
+            "claims": {key: stored.claim for key, stored in self._stored.items()},
         }
 
     async def stop(self) -> None:

@@ -10,7 +10,7 @@ This module does no I/O and does not know who takes the batches.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from marketprism_ray.errors import FrameError, shorten
+from marketprism_ray.extents import Claim, Extents, runs_of
 from marketprism_ray.hot import delta_columns, level_columns, trade_columns
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Gap, Record
@@ -54,11 +55,12 @@ class Owner(Protocol):
     instrument: Instrument
     key: str
     marked_by: str
-    """Data type whose batches say how far this stream is durable; empty if none does."""
+    """Data type whose batches carry the sequences of this stream; empty if it has none."""
+    since: int
+    """When the venue began to count as it does now, ns, see `Claim`."""
 
-    @property
-    def watermark(self) -> tuple[int, int] | None:
-        """Last accepted sequence and its time, ns; None before the first."""
+    def durable(self, claim: Claim, now: int) -> None:
+        """Hear that rows of this stream are stored by every sink."""
 
     def rejected(self, sequence: int, error: str) -> None:
         """Hear that an accepted row was refused when its batch was closed.
@@ -84,8 +86,9 @@ class Batch:
     batch_id: str
     data_type: str
     data: pa.RecordBatch
-    watermarks: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Stream key -> (last sequence, its time ns) that are durable once this batch is."""
+    claims: dict[str, Claim] = field(default_factory=dict)
+    """Stream key -> sequences whose rows are in this batch, and nothing else: what is durable of a stream once this
+    batch is. Rows that say of sequences that they will never come claim these."""
 
 
 class _Buffer:
@@ -112,6 +115,52 @@ class _Buffer:
     def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
         raise NotImplementedError
 
+    def claims(self, owners: list[Owner], rows: list[Any], data: pa.RecordBatch) -> dict[str, Claim]:
+        """Give the sequences of each stream that are in a batch: what is not in it is not claimed."""
+        wanted = [owner for owner in set(owners) if owner.marked_by == self.data_type]
+        if not wanted:
+            return {}
+        firsts, lasts = self.edges(rows, data)
+        times = data.column("timestamp").cast(pa.int64()).to_numpy()
+        if len(wanted) == 1:
+            return {wanted[0].key: _claim(wanted[0], firsts, lasts, times)}
+        places = np.fromiter(map(id, owners), np.int64, len(owners))
+        order = np.argsort(places, kind="stable")
+        ends = np.flatnonzero(np.diff(places[order])) + 1
+        found = {}
+        for rows_of in np.split(order, ends):
+            owner = owners[rows_of[0]]
+            found[owner.key] = _claim(owner, firsts[rows_of], lasts[rows_of], times[rows_of])
+        return found
+
+    def edges(self, rows: list[Any], data: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Give the first and the last sequence of each row, int64, shape (n,) each."""
+        raise NotImplementedError
+
+
+def _claim(
+    owner: Owner, firsts: npt.NDArray[np.int64], lasts: npt.NDArray[np.int64], times: npt.NDArray[np.int64]
+) -> Claim:
+    """Give the ranges of rows of one stream: first and last sequence and time, shape (n,) each."""
+    back = np.flatnonzero(firsts > lasts + 1)
+    if len(back):
+        # A change that goes back: the venue counts afresh from here on.
+        at = int(back[-1])
+        owner.since = int(times[at])
+        firsts, lasts, times = firsts[at:].copy(), lasts[at:], times[at:]
+        firsts[0] = lasts[0]
+    elif owner.since:
+        now = times >= owner.since
+        firsts, lasts, times = firsts[now], lasts[now], times[now]
+    if not len(firsts):
+        return Claim((), owner.since)
+    breaks = np.flatnonzero(firsts[1:] != lasts[:-1] + 1)
+    starts, ends = [0, *(breaks + 1)], [*breaks, len(firsts) - 1]
+    runs = Extents(
+        (int(firsts[i]), int(lasts[j]), int(times[i]), int(times[j])) for i, j in zip(starts, ends, strict=True)
+    )
+    return Claim(runs.runs(), owner.since)
+
 
 class TradeBuffer(_Buffer):
     """Trades of one channel."""
@@ -122,6 +171,13 @@ class TradeBuffer(_Buffer):
         super().__init__()
         self._codec = codec
         self._source = source
+
+    def edges(self, rows: list[Any], data: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Give what trades cover."""
+        covers, lasts = self._codec.covers, data.column("sequence").to_numpy()
+        if covers is None:
+            return lasts, lasts
+        return lasts - np.array([covers(row) for row in rows], np.int64) + 1, lasts
 
     def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
         """Make columns of wire structs."""
@@ -205,6 +261,11 @@ class BookBuffer(_Buffer):
 
     data_type = "orderbook"
 
+    def edges(self, rows: list[Any], data: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Give the update ids of books."""
+        lasts = data.column("last_update_id").to_numpy()
+        return lasts, lasts
+
     def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
         """Make columns of book rows."""
         n = len(rows)
@@ -226,6 +287,12 @@ class DeltaBuffer(_Buffer):
     """Book changes, with the id of the book that each continues."""
 
     data_type = "orderbook_delta"
+
+    def edges(self, rows: list[Any], data: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Give the update ids that changes go through; a snapshot stands for itself."""
+        lasts = data.column("last_update_id").to_numpy()
+        previous = data.column("previous_update_id").to_numpy()
+        return np.where(data.column("is_snapshot").to_numpy(zero_copy_only=False), lasts, previous + 1), lasts
 
     def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
         """Make columns of (previous id, delta, nanoseconds of its time unit)."""
@@ -282,6 +349,19 @@ class RecordBuffer(_Buffer):
         """Make columns of record structs."""
         return batch_from_records(rows)
 
+    def claims(self, owners: list[Owner], rows: list[Any], data: pa.RecordBatch) -> dict[str, Claim]:
+        """Give the sequences that rows about holes say will never come."""
+        edges: dict[Owner, list[tuple[int, int, int]]] = {}
+        for owner, row in zip(owners, rows, strict=True):
+            if isinstance(row, Gap) and owner.marked_by and row.status == "unrepairable":
+                first, last = row.first_missing, row.last_missing
+                if first is not None and last is not None and first <= last:
+                    time = row.closed_at or row.opened_at
+                    if not EARLIEST_NS <= time <= row.receive_timestamp + AHEAD_NS:
+                        time = row.receive_timestamp
+                    edges.setdefault(owner, []).append((first, last, time))
+        return {owner.key: Claim(runs_of(found), owner.since) for owner, found in edges.items()}
+
 
 def revision(epoch: int, count: int) -> int:
     """Give the revision of a gap row: later epochs come after earlier ones, whatever the clocks say."""
@@ -296,6 +376,7 @@ class Batcher:
     collector, epoch : make the ids of batches: ``collector/epoch/number``
     on_rejected : called with (data type, error) for each row taken out, after its stream has been told
     knows_receipt : False for messages without a receive time, whose times cannot be judged
+    confirmed : somebody will say which batches are durable (`delivered`); else a batch counts as soon as it is closed
     """
 
     def __init__(
@@ -306,6 +387,7 @@ class Batcher:
         on_rejected: Callable[[str, str], None] | None = None,
         *,
         knows_receipt: bool = True,
+        confirmed: bool = False,
     ) -> None:
         self.collector = collector
         self.epoch = epoch
@@ -314,6 +396,8 @@ class Batcher:
         self.rejected_total = 0
         self._on_rejected = on_rejected
         self._knows_receipt = knows_receipt
+        self._confirmed = confirmed
+        self._claimants: dict[str, Owner] = {}
         self._number = 0
         self._revision = 0
         self.gaps = GapTally()
@@ -380,27 +464,35 @@ class Batcher:
                 batch = self._close(buffer)
                 if batch is not None:
                     closed.append(batch)
+                    if not self._confirmed:
+                        self.delivered(batch.claims, now)
         return closed
+
+    def delivered(self, claims: Mapping[str, Claim], now: int) -> None:
+        """Tell the streams that a batch with these claims is durable everywhere."""
+        for key, claim in claims.items():
+            self._claimants[key].durable(claim, now)
 
     def _close(self, buffer: _Buffer) -> Batch | None:
         owners, rows, received = buffer.take()
-        # Sequences up to here are in this batch or an earlier one, so a set of owners is enough: no look at each row.
-        watermarks = {o.key: o.watermark for o in set(owners) if o.marked_by == buffer.data_type}
         try:
             data = self._build(buffer, owners, rows, received)
         except (pa.ArrowInvalid, FrameError, ValueError, OverflowError, TypeError):
             good = self._sift(buffer, owners, rows, received)
             if not good:
                 return None
-            owners = [owners[i] for i in good]
-            data = buffer.build(owners, [rows[i] for i in good], [received[i] for i in good])
+            owners, rows = [owners[i] for i in good], [rows[i] for i in good]
+            data = buffer.build(owners, rows, [received[i] for i in good])
+        claims = buffer.claims(owners, rows, data)
+        if claims:
+            self._claimants.update((owner.key, owner) for owner in set(owners))
         self._number += 1
         self.records_total += data.num_rows
         return Batch(
             f"{self.collector}/{self.epoch}/{self._number}",
             buffer.data_type,
             data,
-            {key: mark for key, mark in watermarks.items() if mark is not None and is_sane(mark[1], received[-1])},
+            claims,
         )
 
     def _build(self, buffer: _Buffer, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
@@ -424,11 +516,6 @@ class Batcher:
             else:
                 good.append(i)
         return good
-
-
-def is_sane(time: int, received: int) -> bool:
-    """Tell whether a venue's time, ns, can be one: a wrong unit is refused, not stored as the year 2153."""
-    return EARLIEST_NS <= time <= received + AHEAD_NS
 
 
 def _require_sane_times(data: pa.RecordBatch) -> None:

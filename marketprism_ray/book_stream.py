@@ -6,6 +6,7 @@ from marketprism_ray.batching import Batcher, BookRow
 from marketprism_ray.errors import DECODE_ERRORS, shorten
 from marketprism_ray.hot import BookIntake
 from marketprism_ray.instruments import Instrument
+from marketprism_ray.resume import Resume
 from marketprism_ray.streams import FeedLink, Stream
 from marketprism_ray.sync import BookSync, State
 from marketprism_ray.venue import BookCodec, Channel, Delta, Venue, items
@@ -51,11 +52,6 @@ class BookStream(BookIntake, Stream):
         self.sync = BookSync(self.codec, self, keep)
         self._standby: BookSync | None = None
 
-    @property
-    def watermark(self) -> tuple[int, int] | None:
-        """Update id and time of the book."""
-        return (self.sync.last, self._ns(self.sync.last_time)) if self.sync.is_live else None
-
     def _ns(self, time: int) -> int:
         return time * self.codec.time_ns
 
@@ -64,9 +60,22 @@ class BookStream(BookIntake, Stream):
         """True when the book is live."""
         return self.sync.state is State.LIVE
 
-    def resume(self, last: int, time: int) -> None:
-        """Write down what a lost predecessor left open."""
-        self.sync.resume(last, time)
+    def resume(self, resume: Resume) -> None:
+        """Write down what a lost predecessor left open; venues do not give back lost changes."""
+        self.since = resume.stored.since
+        self.sync.resume(resume.last, resume.time)
+        for gap in resume.gaps:
+            if gap.last is not None:
+                self._gap(
+                    gap.closed_at or gap.opened_at,
+                    data_type="orderbook_delta",
+                    reason=gap.reason,
+                    opened_at=gap.opened_at,
+                    closed_at=gap.closed_at,
+                    first_missing=gap.first,
+                    last_missing=gap.last,
+                    status="unrepairable",
+                )
 
     def _malformed(self, raw: bytes, error: Exception) -> None:
         self.bad_frame(raw, error)
@@ -163,6 +172,8 @@ class BookStream(BookIntake, Stream):
             return
         reason, last, opened_at = self._open
         self._open = None
+        if first <= last:
+            self.since = self._ns(time)  # the venue counts afresh
         self._gap(
             received,
             data_type="orderbook_delta",

@@ -339,9 +339,8 @@ class _Driver:
                     self._finish("replaced")
 
     async def _fetch(self, action: FetchSnapshot | FetchTrades) -> None:
-        delay = (action.not_before - self._owner.clock.wall_ns()) / 1e9
-        if delay > 0:
-            await asyncio.sleep(delay)
+        if isinstance(action, FetchSnapshot):
+            await asyncio.sleep(max(0.0, (action.not_before - self._owner.clock.wall_ns()) / 1e9))
         feed = self.feed
         async with self._slots:
             try:

@@ -53,11 +53,10 @@ class FetchSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class FetchTrades:
-    """Fetch past trades, not before that time (ns), and hand them to `Feed.trades`."""
+    """Fetch past trades and hand them to `Feed.trades`."""
 
     stream: TradeStream
     request: Request
-    not_before: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +184,7 @@ class Feed(FrameIntake):
         self._asked_replacement = False
         self._hourly = HourlyRequests(venue.limits.requests_per_hour)
         self._books = [stream for stream in self.streams if isinstance(stream, BookStream)]
+        self._trades = [stream for stream in self.streams if isinstance(stream, TradeStream)]
 
     # --- events ---
 
@@ -312,9 +312,9 @@ class Feed(FrameIntake):
         request = codec.snapshot(stream.instrument, codec.depth)
         self.actions.append(FetchSnapshot(stream, request, self.now + int(delay * SECOND)))
 
-    def fetch_trades(self, stream: TradeStream, request: Request, delay_s: float) -> None:
+    def fetch_trades(self, stream: TradeStream, request: Request) -> None:
         """Ask the shell for past trades."""
-        self.actions.append(FetchTrades(stream, request, self.now + int(delay_s * SECOND)))
+        self.actions.append(FetchTrades(stream, request))
 
     def resubscribe(self, stream: Stream, reason: str) -> None:
         """Unsubscribe and subscribe one stream: at once, or as soon as its patience and the venue's limit allow it."""
@@ -464,6 +464,9 @@ class Feed(FrameIntake):
                 self._resubscribe_due(key)
         if self.standby:
             self._check_standby()
+        else:
+            for stream in self._trades:
+                stream.tick(now)
 
     def _is_overdue(self, subscription: Subscription, now: int) -> bool:
         """Look at one stream's deadlines; True if it is to be subscribed again."""

@@ -26,6 +26,7 @@ from marketprism_ray.batching import Batcher
 from marketprism_ray.config import Jobs
 from marketprism_ray.continuity import Hole, Polls
 from marketprism_ray.errors import DECODE_ERRORS, TransportError, VenueError, shorten
+from marketprism_ray.extents import Claim
 from marketprism_ray.gaps import Filler, Place, write_gap
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Record
@@ -48,6 +49,7 @@ class PolledRows:
     """The owner of polled rows of one data type: hears of rows that could not be records."""
 
     marked_by = ""
+    since = 0
 
     def __init__(self, key: str, instrument: Instrument) -> None:
         self.key = key
@@ -55,10 +57,8 @@ class PolledRows:
         self.errors = 0
         self.last_error = ""
 
-    @property
-    def watermark(self) -> tuple[int, int] | None:
-        """Polled rows have no sequence."""
-        return None
+    def durable(self, claim: Claim, now: int) -> None:
+        """Nothing waits for it."""
 
     def rejected(self, sequence: int, error: str) -> None:
         """Count a row that could not be a record."""

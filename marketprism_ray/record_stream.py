@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from marketprism_ray.batching import Batcher
 from marketprism_ray.continuity import Bars, Hole, Holes, Pushes
 from marketprism_ray.errors import DECODE_ERRORS
+from marketprism_ray.extents import Claim
 from marketprism_ray.gaps import Filler, Place, write_gap
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Kline, Record
@@ -23,6 +24,7 @@ class Line:
     """The rows of one data type and instrument on one channel: their owner, and what is missing of them."""
 
     marked_by = ""
+    since = 0
 
     def __init__(self, stream: RecordStream, channel: Channel, place: Place) -> None:
         self.instrument = stream.instrument
@@ -32,10 +34,8 @@ class Line:
         self.way = Way(place.data_type, place.market_type, place.symbol_name, True, channel.interval or channel.content)
         self._stream = stream
 
-    @property
-    def watermark(self) -> tuple[int, int] | None:
-        """Such rows have no sequence."""
-        return None
+    def durable(self, claim: Claim, now: int) -> None:
+        """Nothing waits for it."""
 
     def row(self, record: Record, received: int) -> Holes:
         """Take a row."""

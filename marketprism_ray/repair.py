@@ -18,6 +18,7 @@ from marketprism_ray.batching import Batcher
 from marketprism_ray.clock import Clock
 from marketprism_ray.continuity import Hole
 from marketprism_ray.errors import DECODE_ERRORS, TransportError, VenueError, shorten
+from marketprism_ray.extents import Claim
 from marketprism_ray.gaps import Place, write_gap
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Kline
@@ -35,6 +36,7 @@ class RepairedRows:
     """The owner of rows brought back: hears of those that could not be records."""
 
     marked_by = ""
+    since = 0
 
     def __init__(self, key: str, instrument: Instrument) -> None:
         self.key = key
@@ -42,10 +44,8 @@ class RepairedRows:
         self.errors = 0
         self.last_error = ""
 
-    @property
-    def watermark(self) -> tuple[int, int] | None:
-        """Such rows have no sequence."""
-        return None
+    def durable(self, claim: Claim, now: int) -> None:
+        """Nothing waits for it."""
 
     def rejected(self, sequence: int, error: str) -> None:
         """Count a row that could not be a record."""

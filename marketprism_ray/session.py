@@ -19,6 +19,7 @@ from marketprism_ray.budget import RequestBudget
 from marketprism_ray.clock import Clock
 from marketprism_ray.config import Config, Exchange
 from marketprism_ray.connection import Connection, ConnectionSettings, Pacer
+from marketprism_ray.extents import Claim
 from marketprism_ray.feed import Feed, FeedSettings
 from marketprism_ray.instruments import Instrument, InstrumentTable, parse_top
 from marketprism_ray.polling import PolledRows, Poller
@@ -26,6 +27,7 @@ from marketprism_ray.record_stream import RecordStream
 from marketprism_ray.records import Gap
 from marketprism_ray.repair import Repairer
 from marketprism_ray.rest import RestClient, RestSettings
+from marketprism_ray.resume import OpenGap, Resume
 from marketprism_ray.sinks.inherited import Inherited, Way
 from marketprism_ray.streams import Stream
 from marketprism_ray.trade_stream import TradeStream
@@ -40,9 +42,6 @@ LOOK_NS = 250_000_000
 INHERIT_AGAIN_S = 5.0
 Inherit = Callable[[str, Sequence[Way]], Awaitable[Inherited | None]]
 """(exchange name, streams) -> what the stores know of them."""
-
-Watermark = tuple[int, int]
-"""Last durable sequence of a stream, and its time in ns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +115,9 @@ class Session:
 
     Parameters
     ----------
-    resume : stream key -> watermark of the collector this one takes over from
+    resume : stream key -> where the collector before this one came to
     inherit : asks the stores how far streams without a sequence are durable; gives None where they cannot be asked
+    confirmed : the owner says which batches are durable (`delivered`); else they count as soon as they are given out
     share : part of the request budgets of the venue's address that this process may use
     tap : called with (endpoint, frame, receive time ns) for each raw frame
     on_answer : called with (request, body, receive time ns) for each REST answer
@@ -130,9 +130,10 @@ class Session:
         *,
         collector: str = "session",
         epoch: int = 0,
-        resume: Mapping[str, Watermark] | None = None,
+        resume: Mapping[str, Resume] | None = None,
         inherit: Inherit | None = None,
         share: float = 1.0,
+        confirmed: bool = False,
         tap: Callable[[str, bytes, int], None] | None = None,
         on_answer: Callable[[Request, bytes, int], None] | None = None,
     ) -> None:
@@ -141,7 +142,9 @@ class Session:
         self.venue = VENUES[shard.venue]
         self.exchange = config.exchanges[shard.venue]
         limits = config.cluster.batch
-        self.batcher = Batcher(collector, epoch, BatchLimits(limits.rows, limits.bytes, limits.age_s))
+        self.batcher = Batcher(
+            collector, epoch, BatchLimits(limits.rows, limits.bytes, limits.age_s), confirmed=confirmed
+        )
         self.rest = make_rest(self.venue, self.exchange, config, share=share)
         self.rest.on_answer = on_answer
         self.clock = Clock()
@@ -278,7 +281,8 @@ class Session:
     def _stream(self, channel: Channel, instrument: Instrument) -> Stream:
         stream: TradeStream | BookStream
         if isinstance(channel.codec, TradeCodec):
-            stream = TradeStream(self.venue, channel, instrument, self.batcher)
+            also = frozenset(t for t, symbol in self.shard.streams if symbol == instrument.symbol_name and t != "trade")
+            stream = TradeStream(self.venue, channel, instrument, self.batcher, also=also)
         else:
             assert isinstance(channel.codec, BookCodec)
             book = self.exchange.orderbook
@@ -293,7 +297,7 @@ class Session:
                 keep_deltas=book.deltas,
             )
         if stream.key in self._resume:
-            stream.resume(*self._resume[stream.key])
+            stream.resume(self._resume[stream.key])
         return stream
 
     def _connection(self, endpoint: str, streams: Sequence[Stream], connects: Pacer) -> Connection:
@@ -402,6 +406,16 @@ class Session:
         # What was received before a step has an age that means nothing.
         force, self._drain_all = force or self._drain_all, False
         return self.batcher.drain(now, force=force)
+
+    def delivered(self, claims: Mapping[str, Claim]) -> None:
+        """Hear that a batch with these claims is durable everywhere."""
+        self.batcher.delivered(claims, self.clock.wall_ns())
+
+    def take_up(self, gaps: Mapping[str, Sequence[OpenGap]]) -> None:
+        """Care for holes in trades that others have written down: stream key -> rows."""
+        for stream in self.streams:
+            if isinstance(stream, TradeStream):
+                stream.take_up(gaps.get(stream.key, ()))
 
     def pause(self) -> None:
         """Stop reading sockets: the sinks cannot take more."""

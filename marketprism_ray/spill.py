@@ -17,6 +17,7 @@ import msgspec
 import pyarrow as pa
 
 from marketprism_ray.batching import Batch
+from marketprism_ray.extents import Claim
 from marketprism_ray.schemas import arrow_schema
 
 SEGMENT_BYTES = 64 << 20
@@ -29,7 +30,7 @@ class _Head(msgspec.Struct, array_like=True):
 
     batch_id: str
     data_type: str
-    watermarks: dict[str, tuple[int, int]]
+    claims: dict[str, Claim]
 
 
 class _Segment:
@@ -79,7 +80,7 @@ class Spill:
 
     def put(self, batch: Batch) -> Place | None:
         """Keep a batch; None, with the reason in ``error``, if there is no room or the disk refuses."""
-        head = msgspec.msgpack.encode(_Head(batch.batch_id, batch.data_type, batch.watermarks))
+        head = msgspec.msgpack.encode(_Head(batch.batch_id, batch.data_type, batch.claims))
         body = batch.data.serialize()
         size = len(head) + body.size
         if self.bytes + size > self._limit:
@@ -123,7 +124,7 @@ class Spill:
             raise OSError(f"{self.folder}: {done} of {place.size} bytes could be read")
         head = msgspec.msgpack.decode(raw, type=_Head)
         data = pa.ipc.read_record_batch(body, arrow_schema(head.data_type))
-        return Batch(head.batch_id, head.data_type, data, head.watermarks)
+        return Batch(head.batch_id, head.data_type, data, head.claims)
 
     def free(self, place: Place) -> None:
         """Forget a batch; a file of which nothing is needed is given back."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from marketprism_ray.batching import AHEAD_NS, Batcher
 from marketprism_ray.errors import shorten
+from marketprism_ray.extents import Claim
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.records import Gap
 from marketprism_ray.venue import Channel, Request, Venue
@@ -34,7 +35,7 @@ class FeedLink(Protocol):
     def fetch_snapshot(self, stream: BookStream, attempt: int) -> None:
         """Ask for a REST snapshot."""
 
-    def fetch_trades(self, stream: TradeStream, request: Request, delay_s: float) -> None:
+    def fetch_trades(self, stream: TradeStream, request: Request) -> None:
         """Ask for past trades."""
 
     def resubscribe(self, stream: Stream, reason: str) -> None:
@@ -48,7 +49,9 @@ class Stream:
     """One venue, data type and symbol."""
 
     marked_by = ""
-    """Data type whose batches say how far this stream is durable."""
+    """Data type whose batches carry the sequences of this stream."""
+    since = 0
+    """When the venue began to count as it does now, ns."""
 
     def __init__(self, venue: Venue, channel: Channel, instrument: Instrument, batcher: Batcher) -> None:
         self.venue = venue
@@ -69,10 +72,8 @@ class Stream:
         """The feed that counts."""
         return self.feeds[0]
 
-    @property
-    def watermark(self) -> tuple[int, int] | None:
-        """Last accepted sequence and its time, ns."""
-        return None
+    def durable(self, claim: Claim, now: int) -> None:
+        """Hear that rows of this stream are stored by every sink."""
 
     @property
     def is_ready(self) -> bool:

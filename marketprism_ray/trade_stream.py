@@ -1,54 +1,50 @@
-"""Trades with a contiguous sequence: every hole is written down, fetched from the venue's history and closed."""
+"""Trades with a contiguous sequence: every hole is written down, and closed when what was missing is stored.
+
+This module takes what the venue pushes; ``trade_repair.py`` remembers the holes and decides what to fetch for them.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from marketprism_ray.batching import Batcher
 from marketprism_ray.errors import DECODE_ERRORS, FrameError, shorten
+from marketprism_ray.extents import Claim
 from marketprism_ray.hot import TradeIntake
 from marketprism_ray.instruments import Instrument
+from marketprism_ray.resume import OpenGap, Resume, end_of
 from marketprism_ray.streams import Stream
-from marketprism_ray.venue import Channel, TradeCodec, Venue, items
+from marketprism_ray.trade_repair import PROGRESS_PAGES, Repairs, TradeGap
+from marketprism_ray.venue import Channel, Priority, TradeCodec, Venue, items
 
 HELD_TRADES = 20_000
-OPEN_GAPS = 200
-LARGEST_REPAIR = 500_000
-"""Trades of a hole that is fetched by itself; more would take the venue's limits from everything else for hours."""
-HISTORY_ATTEMPTS = 5
-HISTORY_RETRY_S = 10.0
-PROBE_TRADES = 100
-"""Trades a probe asks for: a stream with more than that will soon say itself what is missing."""
 _LARGEST = 2**63 - 1
 RESET_AFTER_NS = 60_000_000_000
 """An id below the last one, on a trade this much newer, means that the venue started its ids afresh."""
 
 
-@dataclass(slots=True)
-class TradeGap:
-    """A hole in a trade stream that may still be filled: what is left of it is ``low`` to ``high``."""
-
-    opened_at: int
-    closed_at: int
-    first: int
-    last: int
-    reason: str
-    low: int
-    high: int
-    repaired: int = 0
-    failures: int = 0
-    is_probe: bool = False
-    """A question, not yet a hole: has anything happened after the last trade?"""
-
-
 class TradeStream(TradeIntake, Stream):
-    """Trades with a contiguous sequence."""
+    """Trades with a contiguous sequence.
+
+    Parameters
+    ----------
+    also : data types wanted besides trades, of what the venue's history yields with them
+    """
 
     marked_by = "trade"
 
-    def __init__(self, venue: Venue, channel: Channel, instrument: Instrument, batcher: Batcher) -> None:
+    def __init__(
+        self,
+        venue: Venue,
+        channel: Channel,
+        instrument: Instrument,
+        batcher: Batcher,
+        *,
+        also: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(venue, channel, instrument, batcher)
         assert isinstance(channel.codec, TradeCodec)
         self.codec = channel.codec
@@ -56,13 +52,19 @@ class TradeStream(TradeIntake, Stream):
         self.duplicates = 0
         self.missing = 0
         self.repaired = 0
-        self.gaps: deque[TradeGap] = deque()
+        self.repairs = Repairs(venue.trade_history, self._first)
+        self._also = also
         self._held: deque[tuple[Any, int]] = deque()
         self._break = "sequence"
         self._covers = channel.codec.covers
         self._resumed_time = 0
         self._resume_from: int | None = None
+        self._is_resumed = False
+        self._unended: list[OpenGap] = []
+        """Rows about holes that end before the next trade, wherever that is."""
         self._last_trade = None
+        self._chain_first: int | None = None
+        """First trade of the run that goes on of which the repairs do not know yet; None before the first."""
         self._decode = channel.codec.decode
         # The lists of a buffer are emptied in place, so they can be kept.
         buffer = batcher.trades(channel.codec)
@@ -74,24 +76,77 @@ class TradeStream(TradeIntake, Stream):
         return self._resumed_time if self._last_trade is None else int(self._last_trade.time)
 
     @property
-    def watermark(self) -> tuple[int, int] | None:
-        """Last accepted sequence and its time, ns."""
-        return None if self.last is None else (self.last, self.last_time * self.codec.time_ns)
+    def _moment(self) -> int:
+        """Time of the last accepted trade, ns."""
+        return self.last_time * self.codec.time_ns
+
+    @property
+    def gaps(self) -> Sequence[TradeGap]:
+        """Holes that may still be filled."""
+        return self.repairs.gaps
 
     @property
     def is_ready(self) -> bool:
         """A quiet instrument has no trades: an accepted subscription is enough."""
         return True
 
-    def resume(self, last: int, time: int) -> None:
-        """Continue after a predecessor whose last durable trade was ``last`` (at ``time`` ns)."""
-        self._resume_from = last
-        self._resumed_time = time // self.codec.time_ns
-        self._break = "collector_lost"
+    def durable(self, claim: Claim, now: int) -> None:
+        """Close the holes of which everything is stored."""
+        self.repairs.durable(claim)
+        if self.repairs.gaps:
+            self._settle(now)
 
-    def _malformed(self, raw: bytes, error: Exception) -> None:
-        self._break = "malformed"
-        self.bad_frame(raw, error)
+    def _begin_chain(self, first: int) -> None:
+        """Note that what comes now does not continue what came last."""
+        self._note_taken()
+        self._chain_first = first
+
+    def _note_taken(self) -> None:
+        """Tell the repairs what was accepted: on the usual way nobody does."""
+        if self._chain_first is not None and self.last is not None and self._chain_first <= self.last:
+            self.repairs.taken.add(self._chain_first, self.last, 0, 0)
+            self._chain_first = self.last + 1
+
+    # --- going on after another collector ---
+
+    def resume(self, resume: Resume) -> None:
+        """Continue after a predecessor."""
+        self.since = resume.stored.since
+        self.repairs.resume(resume.stored)
+        self._resume_from = resume.last
+        self._is_resumed = True
+        self._resumed_time = resume.time // self.codec.time_ns
+        self._break = "collector_lost"
+        self.take_up(resume.gaps)
+
+    def take_up(self, rows: Iterable[OpenGap]) -> None:
+        """Care for holes that others have written down."""
+        stored = self.repairs.stored
+        for row in rows:
+            if row in self._unended or self.repairs.find(row) is not None:
+                continue
+            last, closed_at = row.last, row.closed_at
+            if last is None:
+                last = end_of(row.first, stored)
+                if last is None:
+                    self._unended.append(row)
+                    continue
+                after = stored.after(last)
+                closed_at = self._resumed_time * self.codec.time_ns if after is None else after.began
+            self.repairs.open(TradeGap(row.opened_at, closed_at, row.first, last, row.reason))
+
+    def _end(self, last: int, closed_at: int, received: int) -> None:
+        """Note where the holes end of which it was not known: before the first trade of ours."""
+        rows, self._unended = self._unended, []
+        for row in rows:
+            if row.first > last:
+                # What was written down turns out to be no hole.
+                gap = TradeGap(row.opened_at, closed_at, row.first, row.first - 1, row.reason)
+                self._write(gap, "repaired", received)
+            else:
+                self._open(TradeGap(row.opened_at, closed_at, row.first, last, row.reason), received)
+
+    # --- a planned replacement ---
 
     def standby_frame(self, raw: bytes, received: int) -> None:
         """Hold trades until the feed that counts has delivered up to them."""
@@ -128,6 +183,12 @@ class TradeStream(TradeIntake, Stream):
         """Remember why trades may be missing before the replacement's first."""
         self._break = reason
 
+    # --- what does not simply follow ---
+
+    def _malformed(self, raw: bytes, error: Exception) -> None:
+        self._break = "malformed"
+        self.bad_frame(raw, error)
+
     def _first(self, trade: Any) -> int:
         covers = self._covers
         return int(trade.sequence if covers is None else trade.sequence - covers(trade) + 1)
@@ -138,62 +199,96 @@ class TradeStream(TradeIntake, Stream):
             self._break = "malformed"
             self._failed(f"sequence {trade.sequence} is out of range")
             return False
-        last = self.last
         first = self._first(trade)
+        began = trade.time * self.codec.time_ns
+        last = self._resume_from if self.last is None else self.last
         if last is None:
-            if self._resume_from is None:
-                return True
-            last, self._resume_from = self._resume_from, None
-            self.last = last
-            if first == last + 1:
-                # The coordinator has written down a hole that turns out to be none.
-                moment = self.last_time * self.codec.time_ns
-                self._write(
-                    TradeGap(moment, trade.time * self.codec.time_ns, first, last, self._break, 0, 0),
-                    "repaired",
-                    received,
-                )
-                self._break = "sequence"
-        if first == last + 1:
+            self._begin_chain(first)
+            return True
+        if first == last + 1 and not self._unended and self._chain_first is not None:
             return True
         if trade.sequence <= last:
-            if (trade.time - self.last_time) * self.codec.time_ns < RESET_AFTER_NS:
-                self.duplicates += 1
-                return False
-            self._gap(
-                received,
-                data_type="trade",
-                reason="sequence_reset",
-                opened_at=self.last_time * self.codec.time_ns,
-                closed_at=trade.time * self.codec.time_ns,
-                first_missing=last + 1,
-                status="unrepairable",
-            )
-            return True
+            return self._is_older(trade, first, last, received)
         reason, self._break = self._break, "sequence"
-        self._open(
-            TradeGap(
-                self.last_time * self.codec.time_ns,
-                trade.time * self.codec.time_ns,
-                last + 1,
-                first - 1,
-                reason,
-                last + 1,
-                first - 1,
-            ),
-            received,
-        )
+        is_told = any(row.first <= last + 1 for row in self._unended)
+        self._end(first - 1, began, received)
+        if first > last + 1 and not is_told:
+            self._open(TradeGap(self._moment, began, last + 1, first - 1, reason), received)
+        self._begin_chain(first)
+        self._resume_from = None
         return True
+
+    def _is_older(self, trade: Any, first: int, last: int, received: int) -> bool:
+        """Deal with a trade that comes again or late; True if the venue counts afresh."""
+        if (trade.time - self.last_time) * self.codec.time_ns >= RESET_AFTER_NS:
+            self._count_afresh(trade, first, last, received)
+            return True
+        self._note_taken()
+        taken = self.repairs.taken
+        if taken.covers(first, trade.sequence) or not self._is_ours(trade.sequence):
+            self.duplicates += 1
+            return False
+        lowest = taken.first
+        taken.add(first, trade.sequence, 0, 0)
+        self._owners.append(self)
+        self._rows.append(trade)
+        self._received.append(received)
+        if lowest is not None and trade.sequence < lowest.low - 1:
+            # It came before what we took for the beginning.
+            moment = trade.time * self.codec.time_ns
+            self._open(TradeGap(moment, self._moment, trade.sequence + 1, lowest.low - 1, "sequence"), received)
+        return False
+
+    def _is_ours(self, sequence: int) -> bool:
+        """Tell whether a late trade belongs to this stream: it does not begin before its predecessors' did."""
+        lowest = self.repairs.stored.first if self._is_resumed else None
+        return lowest is None or sequence > lowest.low or any(gap.holds(sequence) for gap in self.repairs.gaps)
+
+    def _count_afresh(self, trade: Any, first: int, last: int, received: int) -> None:
+        began = trade.time * self.codec.time_ns
+        self._gap(
+            received,
+            data_type="trade",
+            reason="sequence_reset",
+            opened_at=self._moment,
+            closed_at=began,
+            first_missing=last + 1,
+            status="unrepairable",
+        )
+        self.since = began
+        lost = self.repairs.start_over(began)
+        lost += [TradeGap(row.opened_at, began, row.first, None, row.reason) for row in self._unended]
+        for gap in lost:
+            self._write(gap, "unrepairable", received)
+        self._unended.clear()
+        self._chain_first = self._resume_from = None
+        self._is_resumed = False
+        self._begin_chain(first)
 
     def rejected(self, sequence: int, error: str) -> None:
         """Write down that a trade arrived and could not be kept."""
         self._failed(error)
-        moment = self.last_time * self.codec.time_ns
-        self._open(TradeGap(moment, moment, sequence, sequence, "malformed", sequence, sequence), self.last_received)
+        self._note_taken()
+        if not self.repairs.rejected(sequence):
+            moment = self._moment
+            self._open(TradeGap(moment, moment, sequence, sequence, "malformed"), self.last_received)
+
+    # --- asking the history ---
 
     def attached(self) -> None:
         """Go on with repairs: a fetch dies with the connection that had it."""
+        self.repairs.interrupted()
+        self._settle(self.feed.now)
         self._fetch()
+
+    def tick(self, now: int) -> None:
+        """Ask for what is due."""
+        if self.repairs.gaps:
+            self._fetch(now)
+
+    def clock_stepped(self, moved: int) -> None:
+        """Ask when it would have been due."""
+        self.repairs.clock_stepped(moved)
 
     def probe(self) -> None:
         """Ask the history what came after the last trade.
@@ -204,66 +299,20 @@ class TradeStream(TradeIntake, Stream):
         last = self._resume_from if self.last is None else self.last
         if last is None or self.venue.trade_history is None or self._break == "sequence":
             return
-        if not any(gap.is_probe for gap in self.gaps):
-            moment = self.last_time * self.codec.time_ns
-            high = last + PROBE_TRADES
-            self.gaps.append(TradeGap(moment, moment, last + 1, high, self._break, last + 1, high, is_probe=True))
-            if len(self.gaps) == 1:
-                self._fetch()
-
-    def _probed(self, gap: TradeGap, page: list[Any], received: int) -> None:
-        """Take what the history has after the last trade, as far as it is without a hole."""
-        self.gaps.popleft()
-        known = self._resume_from if self.last is None else self.last
-        if known is None or known + 1 != gap.first:
-            return  # a trade has come meanwhile and has said what is missing
-        found: list[Any] = []
-        for trade in page:
-            if self._first(trade) == known + 1:
-                found.append(trade)
-                known = trade.sequence
-        if not found and any(trade.sequence > known for trade in page):
-            return  # more than a page is missing: the next trade will say what
-        if found:
-            self._backfill(found, received)
-            self._last_trade = found[-1]
-        count = known + 1 - gap.first
-        self.missing += count
-        self.repaired += count
-        self.last, self._resume_from, self._break = known, None, "sequence"
-        if count or gap.reason == "collector_lost":
-            closed_at = self.last_time * self.codec.time_ns
-            self._write(
-                TradeGap(gap.opened_at, closed_at, gap.first, known, gap.reason, 0, 0, count), "repaired", received
-            )
-
-    def _backfill(self, trades: list[Any], received: int) -> None:
-        buffer = self.batcher.trades(self.codec, "backfill")
-        for trade in trades:
-            buffer.owners.append(self)
-            buffer.rows.append(trade)
-            buffer.received.append(received)
-        buffer.bytes += 150 * len(trades)
-
-    # --- gaps ---
-
-    def _open(self, gap: TradeGap, received: int) -> None:
-        self.missing += gap.last - gap.first + 1
-        self._write(gap, "open", received)
-        history = self.venue.trade_history
-        if history is None:
-            return
-        if len(self.gaps) >= OPEN_GAPS or gap.last - gap.first >= LARGEST_REPAIR:
-            return  # it stays open in the store, where a later repair finds it
-        self.gaps.append(gap)
-        if len(self.gaps) == 1:
+        if self.repairs.question() is None:
+            self.repairs.open(TradeGap(self._moment, None, last + 1, None, self._break))
             self._fetch()
 
-    def _fetch(self, delay_s: float = 0.0) -> None:
+    def _fetch(self, now: int | None = None) -> None:
         history = self.venue.trade_history
-        if self.gaps and history is not None and self.feeds:
-            gap = self.gaps[0]
-            self.feed.fetch_trades(self, history.request(self.instrument, gap.low, gap.high), delay_s)
+        if not self.feeds or history is None:
+            return
+        wanted = self.repairs.next(self.feed.now if now is None else now)
+        if wanted is not None:
+            request = history.request(self.instrument, wanted.hole.low, wanted.hole.high)
+            if wanted.is_large:
+                request = replace(request, priority=Priority.HISTORY)
+            self.feed.fetch_trades(self, request)
 
     def history(self, body: bytes, received: int) -> None:
         """Take one page of past trades.
@@ -274,41 +323,92 @@ class TradeStream(TradeIntake, Stream):
             If the page cannot be understood.
         """
         history = self.venue.trade_history
-        if not self.gaps or history is None:
+        asked = self.repairs.answered()
+        if asked is None or history is None:
             return
-        gap = self.gaps[0]
         try:
             page = sorted(history.decode(body), key=lambda trade: int(trade.sequence))
         except DECODE_ERRORS as error:
+            self.repairs.failed(received, asked)
             raise FrameError(f"{self.key}: history page: {error} in {shorten(body)}") from error
-        if gap.is_probe:
-            self._probed(gap, page, received)
-            self._fetch()
-            return
-        wanted = [trade for trade in page if gap.low <= trade.sequence <= gap.high]
-        self._backfill(wanted, received)
-        gap.repaired += len(wanted)
-        self.repaired += len(wanted)
-        if wanted and history.newest_first:
-            gap.high = wanted[0].sequence - 1
-        elif wanted:
-            gap.low = wanted[-1].sequence + 1
-        if not wanted or gap.low > gap.high:
-            self.gaps.popleft()
-            # What the venue does not give back stays open and visible.
-            whole = gap.repaired == gap.last - gap.first + 1
-            self._write(gap, "repaired" if whole else "open", received)
-        self._fetch()
+        self._note_taken()
+        if asked.gap.last is None:
+            self._answered(asked.gap, page, asked.hole.high, received)
+        else:
+            self._backfill(self.repairs.wanted(page, asked, received), received)
+            if asked.gap.pages % PROGRESS_PAGES == 0:
+                self._write(asked.gap, "open", received)
+        self._settle(received)
+        self._fetch(received)
+
+    def _answered(self, question: TradeGap, page: list[Any], high: int, received: int) -> None:
+        """Take what the history has after the last trade. What it skips is a hole like any other."""
+        self.repairs.close(question)
+        known = self._resume_from if self.last is None else self.last
+        if known is None or known + 1 != question.first:
+            return  # a trade has come meanwhile and has said what is missing
+        found = [trade for trade in page if trade.sequence > known]
+        if found:
+            closed_at = found[-1].time * self.codec.time_ns
+            self.last, self._resume_from = known, None
+            self._begin_chain(found[-1].sequence + 1)
+            self.last, self._last_trade = int(found[-1].sequence), found[-1]
+            told, self._unended = self._unended, []
+            rows = told or [OpenGap(question.opened_at, None, question.first, None, question.reason)]
+            for row in rows:
+                gap = TradeGap(row.opened_at, closed_at, row.first, self.last, row.reason)
+                self._note_missing(gap, received)
+            for trade in found:
+                self.repairs.taken.add(self._first(trade), int(trade.sequence), 0, 0)
+            self._backfill(found, received)
+            if self.last >= high:
+                # There may be more: ask on. A question of its own, so that what was found is closed by itself.
+                self.repairs.open(TradeGap(self._moment, None, self.last + 1, None, question.reason))
+                return
+        else:
+            self.last, self._resume_from = known, None
+            self._end(known, self._moment, received)
+            self._begin_chain(known + 1)
+        self._break = "sequence"
 
     def history_failed(self, error: str) -> None:
-        """Try again later, the other gaps first; one that keeps failing stays open and visible in the store."""
+        """Try again later; the other holes first."""
         self.last_error = f"{self.key}: history: {error}"
-        if self.gaps:
-            gap = self.gaps.popleft()
-            gap.failures += 1
-            if gap.failures < HISTORY_ATTEMPTS:
-                self.gaps.append(gap)
-        self._fetch(HISTORY_RETRY_S)
+        self.repairs.failed(self.feed.now if self.feeds else self.last_received)
+        self._fetch()
+
+    def _backfill(self, trades: list[Any], received: int) -> None:
+        buffer = self.batcher.trades(self.codec, "backfill")
+        for trade in trades:
+            buffer.owners.append(self)
+            buffer.rows.append(trade)
+            buffer.received.append(received)
+        buffer.bytes += 150 * len(trades)
+        history = self.venue.trade_history
+        if trades and self._also and history is not None and history.also is not None:
+            for record in history.also(trades, self.instrument, received):
+                if record.table in self._also:
+                    self.batcher.record(self, record, received)
+
+    # --- rows about holes ---
+
+    def _note_missing(self, gap: TradeGap, received: int) -> None:
+        assert gap.last is not None
+        self.missing += gap.size - self.repairs.taken.count(gap.first, gap.last)
+        self._write(gap, "open", received)
+        self.repairs.open(gap)
+
+    def _open(self, gap: TradeGap, received: int) -> None:
+        self._note_missing(gap, received)
+        self._settle(received)
+        self._fetch(received)
+
+    def _settle(self, now: int) -> None:
+        """Write down which holes are closed."""
+        for gap, status in self.repairs.finished():
+            if status == "repaired":
+                self.repaired += gap.size
+            self._write(gap, status, now)
 
     def _write(self, gap: TradeGap, status: Any, received: int) -> None:
         self._gap(
@@ -319,7 +419,7 @@ class TradeStream(TradeIntake, Stream):
             closed_at=gap.closed_at,
             first_missing=gap.first,
             last_missing=gap.last,
-            missing_count=gap.last - gap.first + 1,
-            repaired_count=gap.repaired,
+            missing_count=None if gap.last is None else gap.size,
+            repaired_count=self.repairs.repaired(gap),
             status=status,
         )

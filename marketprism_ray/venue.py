@@ -34,6 +34,8 @@ class Priority(enum.IntEnum):
     BACKFILL = 1
     POLL = 2
     METADATA = 3
+    HISTORY = 4
+    """Holes so large that filling them may take hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +360,12 @@ class TradeHistory:
     """Wire structs with the same attributes as those of the trade codec, any order."""
     newest_first: bool
     """True if pages go from new to old: the request's last sequence decides where a page begins."""
+    page: int = 1000
+    """Most trades of one answer."""
+    keeps_s: float | None = None
+    """How long the venue gives trades back; None if it says no limit."""
+    also: Callable[[Sequence[Any], Instrument, int], Sequence[Record]] | None = None
+    """(trades, instrument, receive time ns) -> records of other data types that the live stream yields with them."""
 
 
 @dataclass(frozen=True, slots=True)

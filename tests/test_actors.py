@@ -13,18 +13,27 @@ from test_encoding import trade
 
 from actors.cluster import ActorGone
 from actors.collector import Collector
-from actors.sinks import Refused, SinkActor
+from actors.sinks import NotFenced, Refused, SinkActor
 from marketprism_ray.batching import Batch
 from marketprism_ray.config import Config, validate
 from marketprism_ray.errors import BadBatch, SinkUnavailable
+from marketprism_ray.extents import Claim, Run
 from marketprism_ray.placement import plan_shards
 from marketprism_ray.reconcile import Kill, Observed, StartCollector, StartSink, StopCollector, reconcile
+from marketprism_ray.resume import Stored
 from marketprism_ray.schemas import batch_from_records
 from marketprism_ray.session import Shard
 from marketprism_ray.sinks.memory import MemorySink
 
 KEY = "okx_derivatives/trade/BTC-USDT-SWAP"
+PLACES = {KEY: ("trade", "okx_derivatives", "perpetual", "BTC-USDT-SWAP")}
 CONFIG = validate({"cluster": {"lease_s": 60}, "clickhouse": {"insert_s": 0.01}}, "test")
+
+
+def claim(first: int, last: int, since: int = 0) -> Claim:
+    """Give what a batch of these rows says; all of them are of one moment."""
+    at = trade().timestamp
+    return Claim((Run(first, last, at, at),), since)
 
 
 def rows(first: int, last: int) -> pa.RecordBatch:
@@ -45,7 +54,7 @@ class Session:
 
     def make(self, first: int, last: int) -> None:
         self.number += 1
-        self.batches.append(Batch(f"c/1/{self.number}", "trade", rows(first, last), {KEY: (last, last)}))
+        self.batches.append(Batch(f"c/1/{self.number}", "trade", rows(first, last), {KEY: claim(first, last)}))
 
     async def start(self) -> None: ...
 
@@ -61,6 +70,8 @@ class Session:
 
     def resume(self) -> None:
         self.paused = False
+
+    def delivered(self, claims: Any) -> None: ...
 
     def status(self) -> dict[str, Any]:
         return {}
@@ -103,7 +114,10 @@ def collector(cluster: Cluster, config: Config = CONFIG) -> tuple[Collector, Ses
 
 
 def sink(tmp_path: Path, target: Any = None) -> SinkActor:
-    return SinkActor("memory", target or MemorySink(), tmp_path)
+    """Make a sink actor that knows who collects."""
+    actor = SinkActor("memory", target or MemorySink(), tmp_path)
+    actor._epochs.update(dict.fromkeys(("a", "c", *(f"c{n}" for n in range(12))), 1))
+    return actor
 
 
 async def test_every_batch_reaches_every_sink_once_and_memory_is_given_back(tmp_path: Path) -> None:
@@ -263,7 +277,7 @@ async def test_a_fence_refuses_the_old_epoch_tells_how_far_it_came_and_stops_it(
     await actor.start()
     session.make(1, 7)
     await until(lambda: len(sequences(target)) == 7)
-    assert await a.fence("c", 2) == ({KEY: (7, 7)}, [])
+    assert await a.fence("c", 2, PLACES) == ({KEY: Stored(claim(1, 7))}, [])
     session.make(8, 9)
     await until(lambda: session.stopped)
     assert sequences(target) == list(range(1, 8))
@@ -316,9 +330,9 @@ async def test_a_fence_does_not_wait_for_ever_on_a_server_that_is_away(
     monkeypatch.setattr("actors.sinks.FENCE_S", 0.01)
     target = Gated()
     actor = sink(tmp_path, target)
-    under_way = asyncio.create_task(actor.take("c", 1, [("c/1/1", "trade", rows(1, 3), {KEY: (3, 3)})]))
+    under_way = asyncio.create_task(actor.take("c", 1, [("c/1/1", "trade", rows(1, 3), {KEY: claim(1, 3)})]))
     await until(lambda: not actor._queues["trade"] and bool(actor._waiting))
-    queued = asyncio.create_task(actor.take("c", 1, [("c/1/2", "trade", rows(4, 5), {KEY: (5, 5)})]))
+    queued = asyncio.create_task(actor.take("c", 1, [("c/1/2", "trade", rows(4, 5), {KEY: claim(4, 5)})]))
     await until(lambda: len(actor._queues["trade"]) == 1)
     assert await actor.fence("c", 2) == ({}, [])
     target.gate.set()
@@ -328,20 +342,18 @@ async def test_a_fence_does_not_wait_for_ever_on_a_server_that_is_away(
     assert sequences(target) == [1, 2, 3], "what was being written when the fence came is written, nothing after it"
 
 
-PLACES = {KEY: ("trade", "okx_derivatives", "perpetual", "BTC-USDT-SWAP")}
-
-
-async def test_a_fence_asks_the_store_how_far_streams_came_that_this_actor_has_not_written(tmp_path: Path) -> None:
+async def test_a_fence_asks_the_store_what_it_has_of_streams_that_this_actor_has_not_written(tmp_path: Path) -> None:
     target = MemorySink()
     earlier = sink(tmp_path, target)
-    await earlier.take("c", 1, [("c/1/1", "trade", rows(1, 3), {KEY: (3, 3)})])
+    await earlier.take("c", 1, [("c/1/1", "trade", rows(1, 3), {KEY: claim(1, 3)})])
     actor = sink(tmp_path, target)
-    at = rows(3, 3).column("timestamp").cast(pa.int64())[0].as_py()
     assert await actor.fence("c", 2) == ({}, [])
-    assert await actor.fence("c", 2, PLACES) == ({KEY: (3, at)}, [])
-    await actor.take("c", 2, [("c/2/1", "trade", rows(4, 5), {KEY: (5, at)})])
+    assert await actor.fence("c", 2, PLACES) == ({KEY: Stored(claim(1, 3))}, [])
+    await actor.take("c", 2, [("c/2/1", "trade", rows(4, 5), {KEY: claim(4, 5)})])
     target.batches.clear()
-    assert await actor.fence("c", 3, PLACES) == ({KEY: (5, at)}, []), "what it has written itself it knows"
+    assert await actor.fence("c", 3, PLACES) == ({KEY: Stored(claim(1, 5))}, []), "what it has written itself it knows"
+    empty = SinkActor("memory", MemorySink(), tmp_path)
+    assert await empty.fence("c", 3, PLACES, {KEY: claim(1, 5)}) == ({KEY: Stored()}, []), "the store has lost it"
 
 
 class Mute(MemorySink):
@@ -351,11 +363,11 @@ class Mute(MemorySink):
         super().__init__()
         self.times = times
 
-    async def last(self, streams: Any) -> dict[Any, tuple[int, int]]:
+    async def stored(self, streams: Any) -> Any:
         if self.times:
             self.times -= 1
             raise SinkUnavailable("the server is away")
-        return await super().last(streams)
+        return await super().stored(streams)
 
 
 async def test_a_store_that_cannot_be_asked_is_asked_again_and_then_said_to_be_unknown(
@@ -364,12 +376,41 @@ async def test_a_store_that_cannot_be_asked_is_asked_again_and_then_said_to_be_u
     monkeypatch.setattr("actors.sinks.RETRY_S", (0.001,))
     target = Mute(3)
     target.batches = [rows(1, 3)]
-    marks, unknown = await sink(tmp_path, target).fence("c", 2, PLACES)
-    assert (marks[KEY][0], unknown) == (3, [])
+    assert await sink(tmp_path, target).fence("c", 2, PLACES) == ({KEY: Stored(claim(1, 3))}, [])
     monkeypatch.setattr("actors.sinks.ASK_S", 0.05)
     actor = sink(tmp_path, Mute(10**9))
     assert await actor.fence("c", 2, PLACES) == ({}, [KEY])
     assert "the server is away" in (await actor.status())["last_error"]
+    found = await sink(tmp_path, Mute(10**9)).fence("c", 2, PLACES, {KEY: claim(1, 2)})
+    assert found == ({KEY: Stored(claim(1, 2))}, []), "what was known of the actor before is certain"
+
+
+async def test_a_new_actor_takes_nothing_before_it_knows_who_owns_the_shard(tmp_path: Path) -> None:
+    target = MemorySink()
+    new = SinkActor("memory", target, tmp_path)
+    actor, session = collector(Cluster(a=new, b=sink(tmp_path)))
+    await actor.start()
+    session.make(1, 3)
+    await until(lambda: actor._lanes[0].retries > 2)
+    assert sequences(target) == []
+    await new.fence("c", 1)
+    await until(lambda: sequences(target) == [1, 2, 3])
+    await new.take("coordinator", 0, [("x/1", "trade", rows(7, 7), {})])
+    with pytest.raises(NotFenced):
+        await new.take("d", 9, [])
+    assert await actor.stop()
+
+
+async def test_rows_that_are_durable_are_not_written_again_and_others_of_their_batch_are(tmp_path: Path) -> None:
+    target = MemorySink()
+    actor = sink(tmp_path, target)
+    await actor.take("c", 1, [("c/1/1", "trade", rows(1, 5), {KEY: claim(1, 5)})])
+    await actor.take("c", 1, [("c/1/2", "trade", rows(4, 8), {KEY: claim(4, 8)})])
+    await actor.take("c", 1, [("c/1/3", "trade", rows(2, 3), {KEY: claim(2, 3)})])
+    assert sequences(target) == list(range(1, 9))
+    await actor.take("c", 1, [("c/1/4", "trade", rows(2, 3), {KEY: claim(2, 3, since=7)})])
+    assert sequences(target)[-2:] == [2, 3], "the venue has counted afresh: these are others"
+    assert (await actor.status())["repeated_rows"] == 4
 
 
 class Moody(MemorySink):
@@ -391,7 +432,7 @@ class Moody(MemorySink):
 async def test_an_absent_server_is_waited_for_and_a_bad_row_is_set_aside_alone(tmp_path: Path) -> None:
     target = Moody(failures=2)
     actor = sink(tmp_path, target)
-    await actor.take("c", 1, [("c/1/1", "trade", rows(1, 10), {KEY: (10, 10)})])
+    await actor.take("c", 1, [("c/1/1", "trade", rows(1, 10), {KEY: claim(1, 10)})])
     assert sorted(sequences(target)) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
     (letter,) = tmp_path.glob("*.arrow")
     assert pa.ipc.open_file(letter).read_all()["sequence"].to_pylist() == [5]

@@ -16,7 +16,9 @@ from actors.coordinator import Coordinator
 from marketprism_ray import __version__
 from marketprism_ray.config import validate
 from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.extents import Claim, Run
 from marketprism_ray.instruments import InstrumentTable
+from marketprism_ray.resume import OpenGap, Resume, Stored
 from marketprism_ray.session import fetch_instruments
 from marketprism_ray.simulator.market import made_up
 from marketprism_ray.simulator.server import Simulator
@@ -31,7 +33,7 @@ class Cluster:
         self.calls: list[tuple[str, str]] = []
         self.owned: dict[str, Any] = {}
         self.asked: dict[str, Any] = {}
-        self.marks: tuple[dict[str, tuple[int, int]], list[str]] = ({}, [])
+        self.stored: tuple[dict[str, Stored], list[str]] = ({}, [])
         self.gone: set[str] = set()
         self.unlisted: dict[str, list[str]] = {}
         self.resumed: dict[str, Any] = {}
@@ -57,12 +59,14 @@ class Cluster:
             raise ActorGone(handle)
         if method == "fence":
             self.asked.update(arguments[2])
-            return self.marks
+            return self.stored
+        if method == "open_gaps":
+            return {}
         if method == "take":
             await self.servers_answer.wait()
             self.told.append((handle, arguments[2][0][2]))
         if method == "status":
-            return {"open": True, "watermarks": {}, "kind": handle}
+            return {"open": True, "claims": {}, "epochs": {}, "kind": handle}
         if method == "renew":
             return {
                 "version": __version__,
@@ -126,7 +130,7 @@ async def test_a_venue_that_cannot_be_reached_is_reported_and_holds_up_no_other(
 async def test_a_collector_that_dies_while_the_servers_are_away_is_replaced_and_its_gaps_are_told_when_they_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("actors.coordinator.TELL_S", 0.05)
+    monkeypatch.setattr("actors.takeover.TELL_S", 0.05)
     simulator = Simulator(("okx_spot",), rate=10)
     await simulator.start()
     exchanges = {"okx_spot": {"symbols": ["BTC-*"], "endpoints": simulator.endpoints()["okx_spot"]}}
@@ -138,11 +142,13 @@ async def test_a_collector_that_dies_while_the_servers_are_away_is_replaced_and_
     name = "marketprism-collector-okx_spot#0"
     await until(lambda: "okx_spot#0" in coordinator._actors and coordinator._actors["okx_spot#0"].state == "alive")
     trade, book = "okx_spot/trade/BTC-USDT", "okx_spot/orderbook/BTC-USDT"
-    cluster.marks = ({trade: (100, 10**18)}, [book])
+    there = Claim((Run(1, 100, 1, 10**18),))
+    cluster.stored = ({trade: Stored(there)}, [book])
     cluster.servers_answer.clear()
     cluster.gone.add(name)
     await until(lambda: cluster.started.count(("collector", name)) == 2)
-    assert cluster.resumed[name] == {trade: (100, 10**18)}
+    lost = OpenGap(10**18, None, 101, None, "collector_lost")
+    assert cluster.resumed[name] == {trade: Resume(100, 10**18, there, (lost,))}
     assert not cluster.told
     cluster.gone.add("marketprism-sink-nats")  # and one of the sinks dies before it could write
     cluster.servers_answer.set()

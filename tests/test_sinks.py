@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,8 +22,10 @@ from test_encoding import trade
 from test_keys import APART, NEWER
 
 from marketprism_ray.errors import BadBatch, BookError, ConfigError, MarketPrismError, SinkUnavailable
+from marketprism_ray.extents import Claim, Run
 from marketprism_ray.query import Store, stream_records
 from marketprism_ray.records import RECORDS, Gap, Level, OrderBookDelta
+from marketprism_ray.resume import OpenGap, Stored
 from marketprism_ray.schemas import DECIMAL, arrow_schema, batch_from_records
 from marketprism_ray.servers import EmbeddedServers
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
@@ -252,6 +255,21 @@ CHANGES = ("orderbook_delta", "binance_derivatives", "perpetual", "BTC-USDT-SWAP
 NEVER = ("trade", "binance_derivatives", "perpetual", "XRP-USDT-SWAP")
 
 
+ETH = ("trade", "okx_derivatives", "perpetual", "ETH-USDT-SWAP")
+
+
+def trade_of(stream: tuple[str, ...], n: int, at: int) -> Any:
+    """Make a trade of a stream."""
+    return trade(
+        trade_id=str(n),
+        sequence=n,
+        timestamp=at,
+        receive_timestamp=time.time_ns(),
+        exchange_name=stream[1],
+        symbol_name=stream[3],
+    )
+
+
 def written_before(now: int) -> dict[str, list[pa.RecordBatch]]:
     """Give what an earlier run has written: trades to 7 (the venue counted afresh) and long ago, book changes to 9."""
     places = [(STREAM, 900, now - 50), (STREAM, 6, now - 20), (STREAM, 7, now - 20), (OLD, 3, now - 90 * DAY)]
@@ -283,34 +301,72 @@ def written_before(now: int) -> dict[str, list[pa.RecordBatch]]:
     return {"trade": [batch_from_records(rows)], "orderbook_delta": [batch_from_records([change])]}
 
 
-@pytest.mark.parametrize("kind", ["clickhouse", "nats", "memory"])
-async def test_a_sink_says_how_far_streams_came_before_it(
+@pytest.mark.parametrize("kind", ["clickhouse", "nats"])
+async def test_a_sink_says_what_was_stored_before_it(
     servers: EmbeddedServers, clickhouse: ClickHouseSettings, kind: str
 ) -> None:
     now = time.time_ns()
-    sink: Any = {
-        "clickhouse": ClickHouseSink(clickhouse),
-        "nats": NatsSink(servers.nats_settings()),
-        "memory": MemorySink(),
-    }[kind]
+    sink: Any = ClickHouseSink(clickhouse) if kind == "clickhouse" else NatsSink(servers.nats_settings())
     await sink.open()
-    assert await sink.last([NEVER]) == {}
+    assert await sink.stored({NEVER: None}) == {}
     for data_type, batches in written_before(now).items():
         await sink.write(batches, f"{data_type}/{now}")
-    expected = {STREAM: (7, now - 20), OLD: (3, now - 90 * DAY), CHANGES: (9, now - 10)}
-    assert await sink.last([STREAM, OLD, CHANGES, NEVER]) == expected
-    if kind == "nats":
-        fields = {"timestamp": now - 30, "receive_timestamp": now, "exchange_name": STREAM[1]}
-        later = trade(trade_id="5", sequence=5, source="backfill", **fields)
-        await sink.write([batch_from_records([later])], f"later/{now}")
-        assert await sink.last([STREAM]) == {STREAM: (5, now - 30)}, "less than it came is safe, more is not"
+    found = await sink.stored(dict.fromkeys((OLD, CHANGES, NEVER)))
+    assert found == {
+        OLD: Stored(Claim((Run(3, 3, now - 90 * DAY, now - 90 * DAY),)), Run(3, 3, now - 90 * DAY, now - 90 * DAY)),
+        CHANGES: Stored(Claim((Run(9, 9, now - 10, now - 10),)), Run(9, 9, now - 10, now - 10)),
+    }
+    later = [trade_of(ETH, n, now + n) for n in (10, 11, 12, 15, 16, 20)]
+    await sink.write([batch_from_records(later)], f"later/{now}")
+    ranges = [Run(10, 12, now + 10, now + 12), Run(15, 16, now + 15, now + 16), Run(20, 20, now + 20, now + 20)]
+    (stored,) = (await sink.stored({ETH: None})).values()
+    assert stored == Stored(Claim(tuple(ranges)), Run(10, 10, now + 10, now + 10)), "row by row"
+    (stored,) = (await sink.stored({ETH: Run(1, 11, now, now + 11)})).values()
+    assert stored == Stored(Claim((Run(12, 12, now + 12, now + 12), *ranges[1:]))), "only what came after"
+    (stored,) = (await sink.stored({ETH: Run(1, 99, now, now + 1)})).values()
+    assert stored.claim == Claim((Run(20, 20, now + 20, now + 20),), now + 20), "the venue has counted afresh"
+    (stored,) = (await sink.stored({ETH: Run(1, 99, now, now + 99)})).values()
+    assert stored.claim.runs == tuple(ranges), "what is said to be there has been lost"
     await sink.close()
 
 
-async def test_an_absent_server_does_not_say_how_far_streams_came() -> None:
+async def test_an_absent_server_does_not_say_what_is_stored() -> None:
     for sink in (ClickHouseSink(ClickHouseSettings("127.0.0.1", 9)), NatsSink(NatsSettings(("nats://127.0.0.1:9",)))):
         with pytest.raises(SinkUnavailable, match=r"not connected|127\.0\.0\.1:9: "):
-            await sink.last([STREAM])
+            await sink.stored({STREAM: None})
+
+
+@pytest.mark.parametrize("kind", ["clickhouse", "memory", "nats"])
+async def test_a_sink_says_which_holes_are_open(
+    servers: EmbeddedServers, clickhouse: ClickHouseSettings, kind: str
+) -> None:
+    sinks = {
+        "clickhouse": ClickHouseSink(clickhouse),
+        "memory": MemorySink(),
+        "nats": NatsSink(servers.nats_settings()),
+    }
+    sink: Any = sinks[kind]
+    await sink.open()
+
+    def row(first: int, revision: int, **more: Any) -> Gap:
+        return msgspec.structs.replace(gap(first), receive_timestamp=time.time_ns(), revision=revision, **more)
+
+    rows = [
+        row(5, 1),
+        row(5, 3, status="open", closed_at=9, last_missing=8),
+        row(20, 1),
+        row(20, 2, status="repaired", last_missing=22),
+        row(30, 7, status="unrepairable"),
+        row(40, 1),
+    ]
+    for number, one in enumerate(rows):
+        await sink.write([batch_from_records([one])], f"gap/{number}")
+    place = ("trade", "okx_derivatives", "perpetual", "BTC-USDT-SWAP")
+    found = await sink.open_gaps([place, ETH])
+    assert {stream: sorted(there) for stream, there in found.items()} == {
+        place: [OpenGap(5, 9, 5, 8, "sequence", 3), OpenGap(40, None, 40, None, "sequence", 1)]
+    }
+    await sink.close()
 
 
 async def test_the_other_preset_of_subjects_carries_the_same_rows(servers: EmbeddedServers) -> None:

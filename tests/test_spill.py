@@ -9,11 +9,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_encoding import COMMON, trade
 
 from marketprism_ray.batching import Batch
+from marketprism_ray.extents import Claim, Run
 from marketprism_ray.records import Level, OrderBook
 from marketprism_ray.schemas import batch_from_records
 from marketprism_ray.spill import Place, Spill
@@ -21,7 +22,9 @@ from marketprism_ray.spill import Place, Spill
 
 def trades(number: int, size: int = 5) -> Batch:
     data = batch_from_records([trade(trade_id=str(n), sequence=n) for n in range(number, number + size)])
-    return Batch(f"c/1/{number}", "trade", data, {"v/trade/A": (number + size - 1, 2**62)})
+    return Batch(
+        f"c/1/{number}", "trade", data, {"v/trade/A": Claim((Run(number, number + size - 1, 2**61, 2**62),), 5)}
+    )
 
 
 @pytest.fixture
@@ -62,6 +65,7 @@ def test_a_batch_comes_back_as_it_was_also_a_slice_and_one_with_lists(opened: Ca
     assert all(same(spill.get(place), batch) for place, batch in zip(places, batches, strict=True))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["put", "put", "free"]), st.integers(0, 1000), st.integers(1, 40)), max_size=60)
 )

@@ -63,8 +63,9 @@ def rows(batcher: Batcher) -> dict[str, list[dict[str, Any]]]:
                 at = data.schema.get_field_index(name)
                 data = data.set_column(at, name, data.column(name).cast(pa.int64()))
         found.setdefault(batch.data_type, []).extend(data.to_pylist())
-        for _, time in batch.watermarks.values():
-            assert EARLIEST_NS <= time <= NOW + AHEAD_NS
+        for run in (run for claim in batch.claims.values() for run in claim.runs):
+            assert EARLIEST_NS <= run.began <= NOW + AHEAD_NS
+            assert EARLIEST_NS <= run.ended <= NOW + AHEAD_NS
     return found
 
 

@@ -21,8 +21,10 @@ from pydantic import SecretStr
 
 from marketprism_ray.encoding import data_type_of
 from marketprism_ray.errors import BadBatch, SchemaRefused, SinkUnavailable, shorten
+from marketprism_ray.extents import Claim, Run
 from marketprism_ray.records import RECORDS, SEQUENCE_COLUMNS
-from marketprism_ray.sinks import StreamId
+from marketprism_ray.resume import OpenGap, Stored
+from marketprism_ray.sinks import StreamId, counted_afresh, counted_on
 from marketprism_ray.sinks.inherited import Inherited, Way
 from marketprism_ray.sinks.inherited import read as inherited
 from marketprism_ray.sinks.tables import Column, Table, plan, refusal
@@ -40,6 +42,9 @@ LOOK_AGAIN_S = 5.0
 RECENT_MINUTES = 10
 RECENT_DAYS = 2
 SYMBOLS_PER_QUERY = 50
+OWED_DAYS = 7
+"""A sink that comes anew to a stream which another has is owed at most these days of it."""
+MOST_GAPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,95 @@ class ClickHouseSink:
         except SchemaRefused as error:
             raise SinkUnavailable(str(error)) from error
 
-    async def last(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[int, int]]:
+    async def stored(self, streams: Mapping[StreamId, Run | None]) -> dict[StreamId, Stored]:
+        """Ask for the newest rows, then row by row for what came with them."""
+        found: dict[StreamId, Stored] = {}
+        for stream, newest in (await self._last(list(streams))).items():
+            after = streams[stream]
+            afresh = counted_afresh(after, newest)
+            if afresh is not None:
+                found[stream] = afresh
+                continue
+            after = counted_on(after, newest)
+            begin = None if after is not None else await asyncio.to_thread(self._first, stream, newest)
+            if stream[0] != "trade":
+                # Changes of books are written in their order: those before the newest are there.
+                at = newest if after is None else (after.high + 1, after.ended)
+                runs: tuple[Run, ...] = (Run(at[0], newest[0], at[1], newest[1]),)
+            else:
+                runs = await asyncio.to_thread(self._ranges, stream, after, newest)
+            found[stream] = Stored(Claim(tuple(run for run in runs if run.low <= run.high)), begin)
+        return found
+
+    def _ranges(self, stream: StreamId, after: Run | None, newest: tuple[int, int]) -> tuple[Run, ...]:
+        """Give the ranges without a hole after a known one, or of the minutes before the newest row."""
+        table, exchange_name, market_type, symbol_name = stream
+        column = SEQUENCE_COLUMNS[table]
+        since = (newest[1] if after is None else after.ended) - RECENT_MINUTES * 60_000_000_000
+        rows = self._select(
+            f"SELECT min(n), max(n), argMin(at, n), argMax(at, n) FROM ("
+            f"SELECT n, at, n - toInt64(row_number() OVER (ORDER BY n)) AS island FROM ("
+            f"SELECT {column} AS n, toUnixTimestamp64Nano(min(timestamp)) AS at FROM {table} "
+            f"WHERE exchange_name = %(exchange)s AND market_type = %(market)s AND symbol_name = %(symbol)s "
+            f"AND timestamp >= fromUnixTimestamp64Nano(%(since)s) AND {column} > %(after)s AND {column} <= %(newest)s "
+            f"GROUP BY n)) GROUP BY island ORDER BY 1",
+            {
+                "exchange": exchange_name,
+                "market": market_type,
+                "symbol": symbol_name,
+                "since": since,
+                "after": -1 if after is None else after.high,
+                "newest": newest[0],
+            },
+        )
+        return tuple(Run(*(int(value) for value in row)) for row in rows)
+
+    def _first(self, stream: StreamId, newest: tuple[int, int]) -> Run:
+        """Give the first row of a stream, at most ``OWED_DAYS`` before the newest."""
+        table, exchange_name, market_type, symbol_name = stream
+        column = SEQUENCE_COLUMNS[table]
+        rows = self._select(
+            f"SELECT {column}, toUnixTimestamp64Nano(timestamp) FROM {table} "
+            f"WHERE exchange_name = %(exchange)s AND market_type = %(market)s AND symbol_name = %(symbol)s "
+            f"AND {column} IS NOT NULL AND timestamp >= fromUnixTimestamp64Nano(%(since)s) "
+            f"ORDER BY timestamp, {column} LIMIT 1",
+            {
+                "exchange": exchange_name,
+                "market": market_type,
+                "symbol": symbol_name,
+                "since": newest[1] - OWED_DAYS * 86_400_000_000_000,
+            },
+        )
+        sequence, at = next(iter(rows), newest)
+        # A venue that has counted afresh since: what came before has nothing to say.
+        sequence = min(int(sequence), newest[0])
+        return Run(sequence, sequence, int(at), int(at))
+
+    async def open_gaps(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[OpenGap, ...]]:
+        """Ask the table of gaps."""
+        found: dict[StreamId, tuple[OpenGap, ...]] = {}
+        for place, group in groupby(sorted(streams), key=lambda stream: stream[:3]):
+            symbols = [stream[3] for stream in group]
+            rows = await asyncio.to_thread(self._open_gaps, place, symbols)
+            for symbol, *values in rows:
+                row = OpenGap(*values)
+                stream = (*place, str(symbol))
+                found[stream] = (*found.get(stream, ()), row)
+        return found
+
+    def _open_gaps(self, place: tuple[str, str, str], symbols: list[str]) -> Sequence[Sequence[Any]]:
+        data_type, exchange_name, market_type = place
+        return self._select(
+            "SELECT symbol_name, toUnixTimestamp64Nano(opened_at) AS at, "
+            "argMax(tuple(toUnixTimestamp64Nano(closed_at)), revision).1, first_missing, "
+            "argMax(tuple(last_missing), revision).1, argMax(reason, revision), max(revision) AS newest FROM gap "
+            "WHERE exchange_name = %(exchange)s AND market_type = %(market)s AND symbol_name IN %(symbols)s "
+            "AND data_type = %(type)s AND first_missing IS NOT NULL GROUP BY symbol_name, at, first_missing "
+            f"HAVING argMax(status, revision) = 'open' ORDER BY at DESC LIMIT {MOST_GAPS} SETTINGS final = 0",
+            {"exchange": exchange_name, "market": market_type, "symbols": symbols, "type": data_type},
+        )
+
+    async def _last(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[int, int]]:
         """Ask the tables: the last minutes at once, then for what is not found there the last days, then everything."""
         found: dict[StreamId, tuple[int, int]] = {}
         for read in (self._last_minutes, partial(self._newest, RECENT_DAYS), partial(self._newest, None)):

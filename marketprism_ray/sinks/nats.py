@@ -15,8 +15,9 @@ import contextlib
 import json
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,32 @@ import nats.errors
 import nats.js.errors
 import pyarrow as pa
 import structlog
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
 from pydantic import SecretStr
 
 from marketprism_ray.encoding import decode_json, json_rows, message_ids, nanoseconds, subject_of, subjects
 from marketprism_ray.errors import BadBatch, SinkUnavailable, mask_urls
+from marketprism_ray.extents import Claim, Run, runs_of
 from marketprism_ray.records import RECORDS, SEQUENCE_COLUMNS
-from marketprism_ray.sinks import StreamId
+from marketprism_ray.resume import OpenGap, Stored
+from marketprism_ray.sinks import StreamId, counted_afresh, counted_on
 from marketprism_ray.sinks.inherited import WAYS, Inherited, Way
 
 log = structlog.get_logger("nats")
 
 ACK_TIMEOUT_S = 5.0
 REQUESTS_AT_ONCE = 50
+FETCH_MESSAGES = 500
+RECENT_S = 180
+"""What was published so long before the newest message is looked at one by one after a restart."""
 NO_STORAGE = 10047
 """JetStream's code for a stream that may grow larger than the server's storage."""
 
@@ -283,31 +297,91 @@ class NatsSink:
         except TimeoutError as error:
             raise NoAnswer(f"no acknowledgement for {ACK_TIMEOUT_S:g} s") from error
 
-    async def last(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[int, int]]:
-        """Read the last message of each stream's subject.
-
-        Where that is a row fetched later from the venue's history, newer ones may be there as well: to begin at it is
-        safe, what comes again has the same ``Nats-Msg-Id``.
-        """
+    async def stored(self, streams: Mapping[StreamId, Run | None]) -> dict[StreamId, Stored]:
+        """Read the newest message of each stream's subject, then message by message what came with it."""
         client = await self._connected()
         context = client.jetstream(timeout=ACK_TIMEOUT_S)
         free = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
-        async def read(stream: StreamId) -> tuple[int, int] | None:
+        async def read(stream: StreamId) -> Stored | None:
             async with free:
                 try:
-                    subject = subject_of(*stream, self.settings.preset)
-                    message = await context.get_last_msg(self.settings.stream, subject)
+                    return await self._stored(context, stream, streams[stream])
                 except nats.js.errors.NotFoundError:
                     return None
-            row = decode_json(message.data)
-            return row[SEQUENCE_COLUMNS[stream[0]]], nanoseconds(row["timestamp"])
 
         try:
             found = await asyncio.gather(*(read(stream) for stream in streams))
         except (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
             raise SinkUnavailable(f"NATS: {type(error).__name__}: {error}") from error
-        return {stream: mark for stream, mark in zip(streams, found, strict=True) if mark is not None}
+        return {stream: stored for stream, stored in zip(streams, found, strict=True) if stored is not None}
+
+    async def _stored(self, context: Any, stream: StreamId, after: Run | None) -> Stored:
+        name, subject = self.settings.stream, subject_of(*stream, self.settings.preset)
+        message = await context.get_last_msg(name, subject)
+        newest = _mark(stream, message.data)
+        afresh = counted_afresh(after, newest)
+        if afresh is not None:
+            return afresh
+        # The newest message may be a row fetched later from the venue's history: newer ones may be there as well.
+        after = counted_on(after, newest)
+        begin = None
+        if after is None:
+            oldest = _mark(stream, (await context.get_msg(name, seq=1, subject=subject, next=True)).data)
+            begin = Run(oldest[0], oldest[0], oldest[1], oldest[1])
+        if stream[0] != "trade":
+            # Changes of books are written in their order: those before the newest are there.
+            at = newest if after is None else (after.high + 1, after.ended)
+            return Stored(Claim(tuple(r for r in (Run(at[0], newest[0], at[1], newest[1]),) if r.low <= r.high)), begin)
+        rows = await self._read_since(context, subject, message.seq, _since(message))
+        low = -1 if after is None else after.high
+        marks = (_mark(stream, row) for row in rows)
+        return Stored(Claim(runs_of((n, n, at) for n, at in marks if n > low)), begin)
+
+    async def _read_since(self, context: Any, subject: str, last: int, since: int) -> list[bytes]:
+        """Read the messages of a subject from a time (ns) on, up to the one with that number in the stream."""
+        start = datetime.fromtimestamp(since // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_TIME,
+            opt_start_time=start,
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=30.0,
+            mem_storage=True,
+        )
+        subscription = await context.pull_subscribe(subject, stream=self.settings.stream, config=config)
+        rows: list[bytes] = []
+        try:
+            while True:
+                messages = await subscription.fetch(FETCH_MESSAGES, timeout=ACK_TIMEOUT_S)
+                rows += [message.data for message in messages]
+                if not messages or messages[-1].metadata.sequence.stream >= last:
+                    return rows
+        finally:
+            await subscription.unsubscribe()
+
+    async def open_gaps(self, streams: Sequence[StreamId]) -> dict[StreamId, tuple[OpenGap, ...]]:
+        """Read the last messages about holes of each instrument: some may be here and not yet anywhere else.
+
+        What was open before stays so where it can be asked for; this gives what may be known here alone.
+        """
+        client = await self._connected()
+        context = client.jetstream(timeout=ACK_TIMEOUT_S)
+        free = asyncio.Semaphore(REQUESTS_AT_ONCE)
+
+        async def read(stream: StreamId) -> tuple[OpenGap, ...]:
+            subject = subject_of("gap", *stream[1:], self.settings.preset)
+            async with free:
+                try:
+                    message = await context.get_last_msg(self.settings.stream, subject)
+                except nats.js.errors.NotFoundError:
+                    return ()
+                return _open_rows(stream[0], await self._read_since(context, subject, message.seq, _since(message)))
+
+        try:
+            found = await asyncio.gather(*(read(stream) for stream in streams))
+        except (OSError, TimeoutError, nats.errors.Error, nats.js.errors.Error) as error:
+            raise SinkUnavailable(f"NATS: {type(error).__name__}: {error}") from error
+        return {stream: rows for stream, rows in zip(streams, found, strict=True) if rows}
 
     async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
         """Read the last message of each subject; only a pushed row of the stream itself says how far that one came."""
@@ -338,3 +412,37 @@ class NatsSink:
         """Disconnect."""
         if self._client is not None:
             await self._client.close()
+
+
+def _mark(stream: StreamId, payload: bytes) -> tuple[int, int]:
+    """Read sequence and time, ns, of a message."""
+    row = decode_json(payload)
+    return row[SEQUENCE_COLUMNS[stream[0]]], nanoseconds(row["timestamp"])
+
+
+def _since(message: Any) -> int:
+    """Give the time, ns, from which on messages are read one by one: some before this one was received."""
+    return nanoseconds(decode_json(message.data)["receive_timestamp"]) - RECENT_S * 1_000_000_000
+
+
+def _open_rows(data_type: str, payloads: Sequence[bytes]) -> tuple[OpenGap, ...]:
+    """Give the rows about holes whose newest message says that they are open."""
+    newest: dict[tuple[str, int], dict[str, Any]] = {}
+    for payload in payloads:
+        row = decode_json(payload)
+        if row["data_type"] == data_type and row["first_missing"] is not None:
+            key = (row["opened_at"], row["first_missing"])
+            if key not in newest or row["revision"] > newest[key]["revision"]:
+                newest[key] = row
+    return tuple(
+        OpenGap(
+            nanoseconds(row["opened_at"]),
+            None if row["closed_at"] is None else nanoseconds(row["closed_at"]),
+            row["first_missing"],
+            row["last_missing"],
+            row["reason"],
+            row["revision"],
+        )
+        for row in newest.values()
+        if row["status"] == "open"
+    )

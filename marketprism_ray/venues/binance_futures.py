@@ -450,7 +450,7 @@ def _history(prefix: str) -> TradeHistory:
             Priority.BACKFILL,
         )
 
-    return TradeHistory(request, binance.decode_rest_aggregates, newest_first=False)
+    return TradeHistory(request, binance.decode_rest_aggregates, newest_first=False, keeps_s=48 * 3_600)
 
 
 def _get(path: str, costs: tuple[tuple[str, int], ...], **params: str) -> Callable[[Instrument, int], Request]:

@@ -565,8 +565,20 @@ def _liquidations(raw: bytes, lookup: Lookup, received: int) -> Sequence[Record]
     found: list[Record] = []
     for row in _trades(raw).data:
         instrument = lookup(row.instrument_name)
-        if instrument is None or not row.liquidation:
-            continue
+        if instrument is not None:
+            found += _liquidations_of(row, instrument, received)
+    return found
+
+
+def _liquidations_later(trades: Sequence[Trade], instrument: Instrument, received: int) -> Sequence[Record]:
+    """Read them in trades of the history."""
+    found = [record for row in trades for record in _liquidations_of(row, instrument, received)]
+    return [msgspec.structs.replace(record, source="backfill") for record in found]
+
+
+def _liquidations_of(row: Trade, instrument: Instrument, received: int) -> list[Record]:
+    found: list[Record] = []
+    if row.liquidation:
         quantity, value = base_and_quote(instrument, row.quantity, row.price)
         for who in row.liquidation:
             if who not in "MT":
@@ -1057,7 +1069,9 @@ DERIVATIVES = Venue(
         Channel("ticker", "quote", "public", _key("quote", ""), _QUOTE_CODEC, None),
         Channel("funding_rate", "perpetual.100ms", "public", _key("perpetual"), _PERPETUAL, None, _is("perpetual")),
     ),
-    trade_history=TradeHistory(_history_request, _decode_history, newest_first=False),
+    trade_history=TradeHistory(
+        _history_request, _decode_history, newest_first=False, keeps_s=24 * 3_600, also=_liquidations_later
+    ),
     # Pages are not documented to the row: these are well below what others report.
     histories=(
         _past(_CHART, 1000, 0, everything, instrument_name=_venue_symbol),

@@ -962,7 +962,7 @@ _RECORDED = (
     Channel("orderbook", "books5", "public", _key("books5"), RecordCodec(_pushes(Window, _window)), None),
     Channel("kline", "candle1D", "business", _key("candle1D"), RecordCodec(_candles("1d")), None),
 )
-_HISTORY = TradeHistory(_history_request, _decode_history, newest_first=True)
+_HISTORY = TradeHistory(_history_request, _decode_history, newest_first=True, page=100, keeps_s=90 * 86_400)
 _RUBIK = "/api/v5/rubik/stat/contracts/long-short"
 _TOP_POSITION = Answer(
     "lsr_top_position", f"{_RUBIK}-position-ratio-contract-top-trader", _ratio(records.LsrTopPosition)
