@@ -1,12 +1,13 @@
 """A small world in one process: the simulated venues, a session of each, and both sinks as lists.
 
 What lies between a session and its sinks (acknowledgement, marks, fences) is not here: that is proved with the whole
-system. Everything before is, so that a defect there can be tried in seconds.
+system. Everything before is, so that a defect there can be tried in seconds: ``python -m marketprism_ray.proof.small``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from marketprism_ray.config import validate
 from marketprism_ray.encoding import json_rows, message_ids, subjects
+from marketprism_ray.logs import configure
 from marketprism_ray.proof.reading import Rows, plain_rows, understood
 from marketprism_ray.proof.truth import truth_of
 from marketprism_ray.proof.verdict import UNDER_WAY_NS, Verdict, concluded, judge_rows
@@ -150,3 +152,16 @@ async def _drain(sessions: Mapping[str, Session], kept: ListStore) -> None:
 def _take(session: Session, kept: ListStore, *, force: bool) -> None:
     for batch in session.drain(force=force):
         kept.take(batch.data, batch.data_type)
+
+
+def main() -> int:
+    """Run it, disturbed; print the verdict in words."""
+    configure("critical")
+    verdict = asyncio.run(run_small(8.0))
+    for words in verdict.in_words():
+        print(words)
+    return verdict.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,12 +7,16 @@ gap row must be about something that is missing.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
+
+import pyarrow.compute as pc
 
 from marketprism_ray.proof.books import begin_of, judge_chain, judge_published
 from marketprism_ray.proof.compare import Comparison, Sink
@@ -28,7 +32,8 @@ from marketprism_ray.sinks.nats import NatsSettings
 WHOLE, NOT_WHOLE, WHOLE_BUT_FOR_OPEN_GAPS = 0, 1, 3
 UNDER_WAY_NS = 300_000_000
 """What is said so shortly after the market was paused was on its way before: bundles of trades, last changes."""
-ATTEMPTS, AGAIN_S = 4, 2.0
+ATTEMPTS, AGAIN_S, PATIENCE_S = 4, 2.0, 30.0
+"""How often it is looked again where something is missing, after how long, and until when."""
 
 
 @dataclass
@@ -167,7 +172,8 @@ class Verdict:
 
 def wait_for_quiet(simulator: SimulatorProcess, store: Store, *, settle_s: float = 2.0, limit_s: float = 60.0) -> None:
     """Wait until every trade that was said is in the store, or nothing has changed for long."""
-    frames = [row for row in simulator.truth("frames").to_pylist() if "trade" in row["key"].lower()]
+    frames = simulator.truth("frames")
+    frames = frames.filter(pc.match_substring(frames["key"], "trade", ignore_case=True)).to_pylist()
     wanted: dict[Place, set[str]] = defaultdict(set)
     for one in truth_of(frames, simulator.truth("answers").to_pylist()).said["trade"]:
         if one.expected.source == "stream":
@@ -198,15 +204,29 @@ def judge(simulator: SimulatorProcess, store: Store, nats: NatsSettings, verdict
     little longer is waited for.
     """
     until = _paused_at(simulator) + UNDER_WAY_NS
+    begin = time.monotonic()
     for attempt in range(ATTEMPTS):
         rows, messages = stored(store), published(nats)
         # Read after the sinks: what they have was said before.
-        truth = truth_of(simulator.truth("frames").to_pylist(), simulator.truth("answers").to_pylist())
-        findings, recoveries, books = judge_rows(truth, rows, messages, until)
-        if attempt + 1 == ATTEMPTS or not (findings.total("missing") or findings.total("stream_missing")):
+        with _without_collection():
+            truth = truth_of(simulator.truth("frames").to_pylist(), simulator.truth("answers").to_pylist())
+        with _without_collection():
+            findings, recoveries, books = judge_rows(truth, rows, messages, until)
+        whole = not (findings.total("missing") or findings.total("stream_missing"))
+        if whole or attempt + 1 == ATTEMPTS or time.monotonic() - begin > PATIENCE_S:
             break
         time.sleep(AGAIN_S)
     return concluded(verdict, truth, rows, messages, findings, recoveries, books)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Leave garbage where it is: looking for it among millions of rows takes longer than comparing them."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _paused_at(simulator: SimulatorProcess) -> int:
