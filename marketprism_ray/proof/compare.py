@@ -144,6 +144,7 @@ class Comparison:
     def _place(self, place: Place, said: list[Said], rows: list[dict[str, Any]]) -> None:
         ignored = ("previous_update_id",) if self.data_type == "orderbook_delta" else ()
         known: dict[str, tuple[Shape, dict[tuple[Any, ...], Said]]] = {}
+        twins: list[tuple[Said, dict[tuple[Any, ...], Said], tuple[Any, ...]]] = []
         for source, spoken in by_source(said).items():
             for_kind: dict[bool, list[Said]] = defaultdict(list)
             for one in spoken:
@@ -155,6 +156,8 @@ class Comparison:
                     # What is said again as it was (a greeting repeats the last push) was said when it was said first.
                     content = shape.of_said(one)
                     first = contents.setdefault(content, one)
+                    if first is not one:
+                        twins += [(one, contents, content), (first, contents, content)]
                     if one.expected.kind == "state":
                         contents[content] = one
                         self._first[id(one)] = self._first.get(id(first), first.time)
@@ -176,6 +179,8 @@ class Comparison:
             seen.add(whole)
             self._check_receipt(place, row, match)
         self.found |= found
+        # Of what was said twice as it is, one was kept: both are there.
+        self.found |= {id(one) for one, contents, content in twins if id(contents[content]) in found}
         missing = self._missing(found, known, rows)
         self._strange(place, strange, said)
         for one in missing:
