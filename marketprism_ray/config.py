@@ -153,7 +153,7 @@ class Nats(_Section):
     replicas: int = Field(1, ge=1, le=5)
     duplicate_window_s: PositiveFloat = 120.0
     sync_interval_s: NonNegativeFloat = Field(
-        120.0, description="embedded: what is acknowledged is on the disk itself by then; 0: before it is acknowledged"
+        1.0, description="embedded: what is acknowledged is on the disk itself by then; 0: before it is acknowledged"
     )
     monitor_port: int | None = Field(
         None, ge=1, le=65535, description="embedded: of the server's monitoring page, on loopback; unset: none"
@@ -179,6 +179,9 @@ class ClickHouse(_Section):
     password: SecretStr | None = Field(None, description="from MARKETPRISM_CLICKHOUSE__PASSWORD only")
     ttl_days: int | None = Field(None, description="rows older than this are dropped; unset keeps them")
     ttl_days_of: dict[str, int] = Field(default_factory=dict, description="by data type, over ttl_days")
+    fsync_after_insert: bool = Field(
+        True, description="embedded: an insert is acknowledged when it is on the disk itself"
+    )
     insert_rows: PositiveInt = Field(10_000, description="rows that close an insert")
     insert_s: PositiveFloat = Field(0.25, description="age that closes an insert")
 

@@ -101,7 +101,7 @@ class NatsOptions:
     monitor_port : of its monitoring page, on loopback; None for none
     """
 
-    sync_s: float = 120.0
+    sync_s: float = 1.0
     monitor_port: int | None = None
 
 

@@ -466,3 +466,21 @@ def test_a_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
 
 
 __all__ = ["DECIMAL", "ConfigError"]
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+async def test_whether_inserts_wait_for_the_disk_is_chosen_also_for_tables_that_are_there(
+    clickhouse: ClickHouseSettings, chosen: bool
+) -> None:
+    for wanted in (not chosen, chosen, chosen):
+        sink = ClickHouseSink(replace(clickhouse, fsync_after_insert=wanted))
+        await sink.open()
+        await sink.close()
+    store = Store(clickhouse)
+    for setting in ("fsync_after_insert", "fsync_part_directory"):
+        found = store.query(
+            f"SELECT countIf(position(engine_full, '{setting} = 1') > 0) AS n FROM system.tables "
+            "WHERE database = currentDatabase()"
+        )["n"].to_pylist()
+        assert found == [len(RECORDS) if chosen else 0]
+    store.close()

@@ -60,6 +60,8 @@ class ClickHouseSettings:
     tls_ca: Path | None = None
     ttl_days: int | None = None
     ttl_days_of: Mapping[str, int] = field(default_factory=dict)
+    fsync_after_insert: bool | None = None
+    """Whether an insert is acknowledged only when it is on the disk itself; None leaves it to the server."""
 
 
 def connect(settings: ClickHouseSettings, *, database: str | None = None, **more: Any) -> Any:
@@ -136,12 +138,23 @@ class ClickHouseSink:
                         log.info("table_changed", statement=statement)
                 if made.refusals:
                     refused[data_type] = made.refusals
+                if settings.fsync_after_insert is not None:
+                    self._synchronise(admin, data_type, found.get(data_type))
             if refused:
                 raise SchemaRefused(refusal(settings.database, refused))
         except (ClickHouseError, OSError) as error:
             raise SinkUnavailable(f"ClickHouse: preparing tables: {shorten(str(error), 300)}") from error
         finally:
             admin.close()
+
+    def _synchronise(self, admin: Any, data_type: str, found: Table | None) -> None:
+        """Make inserts wait for the disk, or not."""
+        wanted = int(bool(self.settings.fsync_after_insert))
+        if wanted != (found is not None and "fsync_after_insert = 1" in found.engine_full):
+            admin.command(
+                f"ALTER TABLE `{self.settings.database}`.`{data_type}` "
+                f"MODIFY SETTING fsync_after_insert = {wanted}, fsync_part_directory = {wanted}"
+            )
 
     async def write(self, batches: Sequence[pa.RecordBatch], token: str) -> int:
         """Insert batches of one data type as one block."""

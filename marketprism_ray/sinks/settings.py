@@ -57,7 +57,7 @@ def clickhouse_settings(config: Config, embedded: ClickHouseSettings | None = No
     if embedded is None:
         return found
     own = {name: getattr(embedded, name) for name in ("host", "port", "user", "password")}
-    return replace(found, **own, secure=False, tls_ca=None)
+    return replace(found, **own, secure=False, tls_ca=None, fsync_after_insert=store.fsync_after_insert)
 
 
 def published(config: Config, nats: NatsSettings, clickhouse: ClickHouseSettings) -> dict[str, Any]:
