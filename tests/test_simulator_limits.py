@@ -199,7 +199,9 @@ def test_who_goes_on_after_a_refusal_is_banned_and_longer_the_next_time() -> Non
     assert guard.ask(1, 61.0) == (418, 90.0)
     assert [guard.ask(1, 62.0)[0] for _ in range(PATIENCE - 1)] == [418] * (PATIENCE - 1)
     assert guard.ask(1, 63.0) == (418, 240.0)
-    assert guard.ask(1, 303.0) == (200, 0.0)
+    assert guard.ask(100, 303.0) == (200, 0.0)
+    assert guard.ask(1, 304.0) == (429, 59.0)
+    assert [guard.ask(1, 305.0) for _ in range(PATIENCE + 1)][-1] == (418, 480.0)
 
 
 def test_who_waits_as_told_is_served_again() -> None:

@@ -49,24 +49,23 @@ class Guard:
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
         self._until = -math.inf
+        self._status = 429
         self._ignored = 0
         self._bans = 0
 
     def ask(self, weight: int, now: float) -> tuple[int, float]:
         """Give the status (200, 429, 418) and for how long the address is refused, seconds."""
-        if now < self._until:
-            self._ignored += 1
-            if self._ignored > PATIENCE:
-                length = min(LONGEST_BAN_S, FIRST_BAN_S * 2**self._bans)
-                self._bans, self._ignored, self._until = self._bans + 1, 0, now + length
-                return 418, length
-            return 418 if self._bans else 429, self._until - now
-        if self._until > -math.inf and self._bans:
-            self._bans = 0
-        if self.quota.spend(weight, now):
-            return 200, 0.0
-        self._ignored, self._until = 0, now + self.quota.left_s(now)
-        return 429, self._until - now
+        if now >= self._until:
+            if self.quota.spend(weight, now):
+                return 200, 0.0
+            self._status, self._ignored, self._until = 429, 0, now + self.quota.left_s(now)
+            return 429, self._until - now
+        self._ignored += 1
+        if self._ignored > PATIENCE:
+            length = min(LONGEST_BAN_S, FIRST_BAN_S * 2**self._bans)
+            self._bans += 1
+            self._status, self._ignored, self._until = 418, 0, now + length
+        return self._status, self._until - now
 
 
 class Pool:
