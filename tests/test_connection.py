@@ -24,6 +24,7 @@ from marketprism_ray.errors import CircuitOpen, RateLimited, TransportError, Ven
 from marketprism_ray.feed import Feed
 from marketprism_ray.rest import RestClient, RestSettings, retry_after_s
 from marketprism_ray.session import Session, Shard
+from marketprism_ray.simulator.binance.limits import Guard, Quota
 from marketprism_ray.simulator.server import Simulator
 from marketprism_ray.simulator.wire import Fault
 from marketprism_ray.trade_stream import TradeStream
@@ -555,3 +556,20 @@ def test_an_open_circuit_lets_a_probe_through_now_and_then() -> None:
 
 def test_rate_limited_says_how_long() -> None:
     assert RateLimited("slow down", 2.5).retry_after_s == 2.5
+
+
+async def test_a_collector_that_meets_the_venues_limit_waits_as_told_and_is_never_banned() -> None:
+    simulator = Simulator(["binance_spot"], rate=100, extra=3)
+    house: Any = simulator._houses["binance_spot"]
+    house._pool.guard = Guard(Quota(600, 2))  # two snapshots, and no third for two seconds
+    await simulator.start()
+    symbols = [s.listing.symbol for s in simulator.market.of_venue("binance_spot")]
+    shard = Shard("binance_spot", "binance_spot", tuple(("orderbook", symbol) for symbol in symbols))
+    session = Session(shard, config(simulator.endpoints()))
+    await session.start()
+    await until(lambda: is_live(session), 60)
+    statuses = [row["status"] for row in simulator.wire.truth.answers.table().to_pylist()]
+    assert house.rate_limited == statuses.count(429) > 0
+    assert 418 not in statuses
+    await session.stop()
+    await simulator.stop()
