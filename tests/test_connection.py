@@ -78,7 +78,8 @@ def equals_the_truth(session: Session, simulator: Simulator) -> bool:
     for stream in session.streams:
         symbol = simulator.market.symbols[session.venue.name, stream.instrument.symbol_name]
         if isinstance(stream, TradeStream):
-            if stream.last != symbol.trade_id or stream.gaps:
+            told = simulator._houses[session.venue.name].told(symbol)
+            if stream.last != told.ids[-1] or stream.gaps:
                 return False
         elif isinstance(stream, BookStream):
             if not stream.sync.is_live or stream.sync.last != symbol.update_id:
@@ -109,14 +110,16 @@ async def check_against_truth(session: Session, simulator: Simulator) -> list[in
 
     await until(drained)
     for symbol, sequences in rows.items():
-        truth = simulator.market.symbols[session.venue.name, symbol].truth
+        truth = simulator._houses[session.venue.name].told(simulator.market.symbols[session.venue.name, symbol])
         wanted = [i for i in truth.ids if i >= min(sequences)]
         assert sorted(sequences) == wanted
     simulator.paused = False
     return [stream.repaired for stream in trades_of(session)]
 
 
-@pytest.mark.parametrize("venue", ["binance_spot", "okx_spot", "okx_derivatives"])
+@pytest.mark.parametrize(
+    "venue", ["binance_spot", "binance_derivatives", "binance_coinm", "okx_spot", "okx_derivatives"]
+)
 async def test_a_cut_socket_comes_back_and_nothing_is_missing(simulator: Simulator, venue: str) -> None:
     session = await session_of(simulator, venue)
     connects = sum(c.counts["connects"] for c in session.connections)
@@ -128,12 +131,11 @@ async def test_a_cut_socket_comes_back_and_nothing_is_missing(simulator: Simulat
 
 
 @pytest.mark.parametrize("kind", ["drop", "repeat", "reorder", "corrupt"])
-@pytest.mark.parametrize("venue", ["binance_spot", "okx_derivatives"])
+@pytest.mark.parametrize("venue", ["binance_spot", "binance_derivatives", "okx_derivatives"])
 async def test_faults_on_the_wire_harm_no_data(simulator: Simulator, venue: str, kind: str) -> None:
     session = await session_of(simulator, venue)
-    faults = [
-        Fault(kind, venue, stream=part, count=2) for part in ("trade", "@depth" if "binance" in venue else "books")
-    ]
+    trade = "@aggTrade" if venue == "binance_derivatives" else "trade"
+    faults = [Fault(kind, venue, stream=part, count=2) for part in (trade, "@depth" if "binance" in venue else "books")]
     simulator.wire.faults += faults
     await until(lambda: all(fault.count <= 0 for fault in faults))
     await check_against_truth(session, simulator)
