@@ -445,7 +445,10 @@ async def test_nothing_is_said_of_instruments_that_do_not_change() -> None:
 async def test_liquidations_are_the_forced_trades_of_their_type_one_push_each() -> None:
     async with simulated(DERIVATIVES) as wires:
         sockets = {kind: await wires.subscribed("liquidation-orders", kind) for kind in ("SWAP", "FUTURES")}
-        events = [wires.trade(name) for _ in range(300) for name in (LINEAR, INVERSE, DATED)]
+        start = hours_ago(1)
+        events = [
+            wires.trade(name, start + second * 1_000) for second in range(300) for name in (LINEAR, INVERSE, DATED)
+        ]
         for kind, socket in sockets.items():
             pushes = await pending(socket)
             assert all(len(one["data"]) == len(one["data"][0]["details"]) == 1 for one in pushes)
@@ -470,6 +473,23 @@ async def test_liquidations_are_the_forced_trades_of_their_type_one_push_each() 
             ]
             assert found == expected
             assert expected
+
+
+async def test_a_forced_order_is_one_liquidation_and_a_contract_has_one_a_second() -> None:
+    async with by_hand(DERIVATIVES) as wires:
+        socket = await wires.subscribed("liquidation-orders", "SWAP")
+        symbol, start = wires.market.symbols[DERIVATIVES, LINEAR], hours_ago(1)
+        expected: dict[int, tuple[str, Decimal]] = {}
+        for number in range(2_000):
+            fills = [one for one in symbol.sweep(start + number * 100) if isinstance(one, TradeEvent)]
+            for fill in fills:
+                wires.house.publish(fill)
+            if fills[0].is_liquidation:
+                total = sum((Decimal(fill.quantity) for fill in fills), Decimal())
+                expected.setdefault(fills[0].time_ms // 1_000, (fills[-1].price, total))
+        orders = [one["data"][0]["details"][0] for one in await pending(socket)]
+        assert [(one["bkPx"], Decimal(one["sz"])) for one in orders] == list(expected.values())
+        assert len(orders) > 10
 
 
 async def test_the_first_liquidation_after_subscribing_is_history_if_there_was_any() -> None:

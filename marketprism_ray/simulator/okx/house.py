@@ -87,6 +87,9 @@ class Okx:
         self._rest_api = OkxRest(self._figures, self._past)
         self._spent: dict[tuple[str, str, str | None], deque[float]] = defaultdict(deque)
         self._changed: dict[str, int] = {}
+        self._forced_fills: dict[str, list[TradeEvent]] = defaultdict(list)
+        self._forced_at: dict[str, int] = {}
+        """Second of the last liquidation of each contract."""
         self._forced: dict[str, TradeEvent] = {}
         """The last liquidation of each type of instrument."""
         self._streams: dict[str, tuple[str, str]] = {}
@@ -278,9 +281,21 @@ class Okx:
             write = partial(trade_frame, sequence=sequence, count=len(fills))
             self._send(key_of("trades", name), merged(fills), write)
         if event.is_liquidation:
-            kind = type_of(event.listing)
-            self._forced[kind] = event
-            self._send(key_of("liquidation-orders", kind), event, liquidation_frame)
+            self._liquidate(event)
+
+    def _liquidate(self, event: TradeEvent) -> None:
+        """Send a forced order when it is filled: at most one a second and contract, the venue leaves out the others."""
+        name, second = event.listing.venue_symbol, event.time_ms // 1000
+        self._forced_fills[name].append(event)
+        if not event.is_last:
+            return
+        whole = merged(self._forced_fills.pop(name))
+        if self._forced_at.get(name) == second:
+            return
+        self._forced_at[name] = second
+        kind = type_of(event.listing)
+        self._forced[kind] = whole
+        self._send(key_of("liquidation-orders", kind), whole, liquidation_frame)
 
     def _send_book(self, name: str, now_ms: int) -> None:
         """Send what has changed of a book since the last update."""
