@@ -56,11 +56,12 @@ def _resident_bytes() -> int | None:
 class Kept:
     """A batch that not every sink has acknowledged."""
 
-    __slots__ = ("batch", "batch_id", "claims", "place", "rows", "size", "waiting")
+    __slots__ = ("batch", "batch_id", "claims", "place", "receipts", "rows", "size", "waiting")
 
     def __init__(self, batch: Batch, waiting: int) -> None:
         self.batch_id = batch.batch_id
         self.claims = batch.claims
+        self.receipts = batch.receipts
         self.rows = batch.data.num_rows
         self.size = batch.data.nbytes
         self.waiting = waiting
@@ -321,6 +322,8 @@ class Collector:
         self._retained -= kept.memory
         if kept.claims:
             self._session.delivered(kept.claims)
+        for owner, rows in kept.receipts:
+            owner.stored(rows)
         if kept.place is not None:
             self._spill.free(kept.place)
             self._spilled_batches -= 1

@@ -10,6 +10,7 @@ This module does no I/O and does not know who takes the batches.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -69,6 +70,14 @@ class Owner(Protocol):
         """
 
 
+class Awaiting:
+    """An owner of records that wants to know when they are durable."""
+
+    def stored(self, rows: int) -> None:
+        """Hear that so many more of its rows are stored by every sink."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """When a batch is closed: whichever comes first."""
@@ -89,6 +98,8 @@ class Batch:
     claims: dict[str, Claim] = field(default_factory=dict)
     """Stream key -> sequences whose rows are in this batch, and nothing else: what is durable of a stream once this
     batch is. Rows that say of sequences that they will never come claim these."""
+    receipts: tuple[tuple[Awaiting, int], ...] = ()
+    """Owners that wait until their rows are durable, and how many are in this batch."""
 
 
 class _Buffer:
@@ -132,6 +143,10 @@ class _Buffer:
             owner = owners[rows_of[0]]
             found[owner.key] = _claim(owner, firsts[rows_of], lasts[rows_of], times[rows_of])
         return found
+
+    def receipts(self, owners: list[Owner]) -> tuple[tuple[Awaiting, int], ...]:
+        """Give the owners that wait for their rows, with the number of these."""
+        return ()
 
     def edges(self, rows: list[Any], data: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Give the first and the last sequence of each row, int64, shape (n,) each."""
@@ -349,6 +364,10 @@ class RecordBuffer(_Buffer):
         """Make columns of record structs."""
         return batch_from_records(rows)
 
+    def receipts(self, owners: list[Owner]) -> tuple[tuple[Awaiting, int], ...]:
+        """Count the rows of those who wait."""
+        return tuple(Counter(owner for owner in owners if isinstance(owner, Awaiting)).items())
+
     def claims(self, owners: list[Owner], rows: list[Any], data: pa.RecordBatch) -> dict[str, Claim]:
         """Give the sequences that rows about holes say will never come."""
         edges: dict[Owner, list[tuple[int, int, int]]] = {}
@@ -466,6 +485,8 @@ class Batcher:
                     closed.append(batch)
                     if not self._confirmed:
                         self.delivered(batch.claims, now)
+                        for owner, count in batch.receipts:
+                            owner.stored(count)
         return closed
 
     def delivered(self, claims: Mapping[str, Claim], now: int) -> None:
@@ -493,6 +514,7 @@ class Batcher:
             buffer.data_type,
             data,
             claims,
+            buffer.receipts(owners),
         )
 
     def _build(self, buffer: _Buffer, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:

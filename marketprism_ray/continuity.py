@@ -205,6 +205,24 @@ class Pushes:
         return (Hole(opened_at, closed_at, reason),)
 
 
+class Counted(Pushes):
+    """The line of rows that come with others whose sequence shows every hole: it has none of its own."""
+
+    def resume(self, last: int, opened_at: int | None = None, reason: str = "collector_lost") -> Holes:
+        """Do nothing."""
+        return NONE
+
+    def row(self, at: int, received: int) -> Holes:
+        """Do nothing."""
+        return NONE
+
+    def interrupted(self, now: int, reason: str, heard: int) -> None:
+        """Do nothing."""
+
+    def malformed(self, now: int) -> None:
+        """Do nothing."""
+
+
 class Bars:
     """The line of one length of candles. Bounds of its holes are open times.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from marketprism_ray.batching import Batcher
-from marketprism_ray.continuity import Bars, Hole, Holes, Pushes
+from marketprism_ray.continuity import Bars, Counted, Hole, Holes, Pushes
 from marketprism_ray.errors import DECODE_ERRORS
 from marketprism_ray.extents import Claim
 from marketprism_ray.gaps import Filler, Place, write_gap
@@ -30,7 +30,9 @@ class Line:
         self.instrument = stream.instrument
         self.place = place
         self.key = f"{place.exchange_name}/{place.data_type}/{place.channel or channel.name}/{place.symbol_name}"
-        self.time = Bars(channel.interval, says_closed=channel.says_closed) if channel.interval else _pushes(channel)
+        self.time: Bars | Pushes = (
+            Bars(channel.interval, says_closed=channel.says_closed) if channel.interval else _pushes(channel)
+        )
         self.way = Way(place.data_type, place.market_type, place.symbol_name, True, channel.interval or channel.content)
         self._stream = stream
 
@@ -100,6 +102,11 @@ class RecordStream(Stream):
     def lines(self) -> Iterator[Line]:
         """Give what has holes of its own."""
         return iter(self._lines.values())
+
+    def counted_by_trades(self) -> None:
+        """Hear that its rows come with trades, and with past trades where those had a hole."""
+        for line in self.lines:
+            line.time = Counted()
 
     def frame(self, raw: bytes, received: int) -> None:
         """Decode and keep."""

@@ -1,20 +1,20 @@
 """Fills holes from venues' histories: the shell around the `Backlog`. Requests draw from the venue's budget.
 
-Rows are stored before the row that says ``repaired``; how they become durable in that order is the batcher's matter.
+The row that says ``repaired`` is written when all rows of the hole are durable, and not before.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import msgspec
 import structlog
 
 from marketprism_ray.backlog import Backlog, Job, is_kept, job_of, outcome
-from marketprism_ray.batching import Batcher
+from marketprism_ray.batching import Awaiting, Batcher
 from marketprism_ray.clock import Clock
 from marketprism_ray.continuity import Hole
 from marketprism_ray.errors import DECODE_ERRORS, TransportError, VenueError, shorten
@@ -32,8 +32,8 @@ WORKERS = 2
 """Holes filled at once: one that is refused holds up no other."""
 
 
-class RepairedRows:
-    """The owner of rows brought back: hears of those that could not be records."""
+class RepairedRows(Awaiting):
+    """The owner of rows brought back into one hole: knows when all of them are durable."""
 
     marked_by = ""
     since = 0
@@ -41,16 +41,35 @@ class RepairedRows:
     def __init__(self, key: str, instrument: Instrument) -> None:
         self.key = key
         self.instrument = instrument
-        self.errors = 0
+        self.waiting = 0
+        """Rows that are on their way."""
+        self.rejected_rows = 0
         self.last_error = ""
+        self._then: Callable[[], None] | None = None
 
     def durable(self, claim: Claim, now: int) -> None:
-        """Nothing waits for it."""
+        """Claims are of sequences; these rows have none."""
+
+    def stored(self, rows: int) -> None:
+        """Count rows that are durable."""
+        self._arrived(rows)
 
     def rejected(self, sequence: int, error: str) -> None:
-        """Count a row that could not be a record."""
-        self.errors += 1
+        """Count a row that could not be a record: it will not come."""
+        self.rejected_rows += 1
         self.last_error = error
+        self._arrived(1)
+
+    def when_stored(self, then: Callable[[], None]) -> None:
+        """Have something done once no row is on its way any more; at once if none is."""
+        self._then = then
+        self._arrived(0)
+
+    def _arrived(self, rows: int) -> None:
+        self.waiting -= rows
+        if self._then is not None and self.waiting <= 0:
+            then, self._then = self._then, None
+            then()
 
 
 class Repairer:
@@ -81,6 +100,7 @@ class Repairer:
         self._rest = rest
         self._batcher = batcher
         self._clock = clock
+        self._owners: dict[tuple[Place, int], RepairedRows] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._log = log.bind(venue=venue.name)
 
@@ -142,9 +162,10 @@ class Repairer:
         except DECODE_ERRORS as error:
             self._failed(job, f"{request.path}: {type(error).__name__}: {error}")
             return
-        owner = RepairedRows(f"{self.venue.name}/{job.place.data_type}/backfill", job.instrument)
+        owner = self._owner(job)
         for record in job.rows(records):
             self.rows += 1
+            owner.waiting += 1
             # Candles say themselves which copy counts; of other rows it is the newest word.
             more = {} if isinstance(record, Kline) else {"revision": self._batcher.revision()}
             self._batcher.record(owner, msgspec.structs.replace(record, source="backfill", **more), answer.received)
@@ -158,20 +179,35 @@ class Repairer:
         assert job.history.keeps_s is not None
         job.cursor = min(job.last, now - int(job.history.keeps_s * 1e9))
 
+    def _owner(self, job: Job) -> RepairedRows:
+        name = (job.place, job.hole.opened_at)
+        if name not in self._owners:
+            key = f"{self.venue.name}/{job.place.data_type}/backfill/{job.hole.opened_at}"
+            self._owners[name] = RepairedRows(key, job.instrument)
+        return self._owners[name]
+
     def _judge(self, job: Job, now: int) -> None:
         known = outcome(job, now)
         if known is None:
             job.cursor = job.first
             self._failed(job, "the history does not have all of it yet", is_error=False)
-        elif is_kept(job, now):
-            self.repaired += 1
-            self.backlog.finished(job)
-            if job.is_written or not job.hole.is_routine:
-                self._write(job, known, now, len(job.found), may_be_repaired=True)
-        else:
-            self.backlog.finished(job)
-            missing = None if job.hole.missing is None else max(job.hole.missing, len(job.found) + 1)
-            self._write(job, replace(job.hole, missing=missing), now, len(job.found), may_be_repaired=False)
+            return
+        owner, found, whole = self._owner(job), len(job.found), is_kept(job, now)
+        self.backlog.finished(job)
+        self._owners.pop((job.place, job.hole.opened_at), None)
+
+        def close() -> None:
+            moment = self._clock.wall_ns()
+            if whole and not owner.rejected_rows:
+                self.repaired += 1
+                if job.is_written or not job.hole.is_routine:
+                    self._write(job, known, moment, found, may_be_repaired=True)
+            else:
+                stored = found - owner.rejected_rows
+                missing = None if job.hole.missing is None else max(job.hole.missing, stored + 1)
+                self._write(job, replace(job.hole, missing=missing), moment, stored, may_be_repaired=False)
+
+        owner.when_stored(close)
 
     def _failed(self, job: Job, error: str, *, is_error: bool = True) -> None:
         now = self._clock.wall_ns()

@@ -276,6 +276,12 @@ class Session:
                     streams.append(self._stream(channel, instrument))
         for channels, instruments in shared.values():
             streams.append(RecordStream(self.venue, list(channels.values()), list(instruments.values()), self.batcher))
+        history = self.venue.trade_history
+        counted = {stream.wire_key for stream in streams if isinstance(stream, TradeStream)}
+        for stream in streams:
+            with_trades = history is not None and history.also is not None and stream.wire_key in counted
+            if with_trades and isinstance(stream, RecordStream):
+                stream.counted_by_trades()
         return streams
 
     def _stream(self, channel: Channel, instrument: Instrument) -> Stream:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketprism_ray.backlog import AGES_NS, Backlog, is_kept, job_of, outcome
-from marketprism_ray.batching import Batcher
+from marketprism_ray.batching import Batch, Batcher
 from marketprism_ray.clock import Clock
 from marketprism_ray.continuity import Hole
 from marketprism_ray.errors import TransportError
@@ -112,6 +112,7 @@ class Bench:
     def __init__(self, *answers: Any, now: int) -> None:
         self.batcher, self.rest = Batcher("c", 1), Rest(*answers, received=now)
         self.now = now
+        self.drained: list[Batch] = []
         self.repairer = Repairer(
             SPOT,
             {("spot", "BTC-USDT"): instrument()},
@@ -125,22 +126,36 @@ class Bench:
             await self.repairer.step(job)
 
     def rows(self, data_type: str) -> list[dict[str, Any]]:
-        batches = self.batcher.drain(self.now, force=True)
-        self.order = [batch.data_type for batch in batches]
-        return [row for batch in batches if batch.data_type == data_type for row in batch.data.to_pylist()]
+        """Give the rows of a data type that were not given before; what is drained is durable at once."""
+        while batches := self.batcher.drain(self.now, force=True):
+            self.drained += batches
+        found = [batch for batch in self.drained if batch.data_type == data_type]
+        self.drained = [batch for batch in self.drained if batch.data_type != data_type]
+        return [row for batch in found for row in batch.data.to_pylist()]
 
 
 async def test_missing_candles_are_fetched_and_the_hole_closed_after_them() -> None:
     bench = Bench(rows_of(0, 3), now=T0 + 240 * SECOND)
     bench.repairer.hole(KLINES, candles(3), is_written=True)
     await bench.work()
-    batches = bench.batcher.drain(T0, force=True)
-    assert [batch.data_type for batch in batches] == ["kline", "gap"]
-    klines, gaps = (batch.data.to_pylist() for batch in batches)
+    klines, gaps = bench.rows("kline"), bench.rows("gap")
     assert [(row["source"], row["is_closed"]) for row in klines] == [("backfill", True)] * 3
     assert [(g["status"], g["missing_count"], g["repaired_count"]) for g in gaps] == [("repaired", 3, 3)]
     (request,) = bench.rest.asked
     assert request.priority is Priority.BACKFILL
+
+
+async def test_a_hole_is_not_called_repaired_before_its_rows_are_durable() -> None:
+    bench = Bench(rows_of(0, 3), now=T0 + 240 * SECOND)
+    bench.batcher = bench.repairer._batcher = Batcher("c", 1, confirmed=True)
+    bench.repairer.hole(KLINES, candles(3), is_written=True)
+    await bench.work()
+    (batch,) = bench.batcher.drain(T0, force=True)
+    assert bench.rows("gap") == []
+    ((owner, count),) = batch.receipts
+    assert count == 3
+    owner.stored(count)
+    assert [gap["status"] for gap in bench.rows("gap")] == ["repaired"]
 
 
 async def test_an_unfinished_candle_is_not_taken_and_asked_for_again() -> None:
@@ -166,6 +181,7 @@ async def test_a_history_that_fails_is_asked_for_ever_and_the_hole_stays_open() 
     bench.rest.answers = [rows_of(0, 3)]
     bench.rest.received = bench.now
     await bench.work()
+    assert len(bench.rows("kline")) == 3
     assert [gap["status"] for gap in bench.rows("gap")] == ["repaired"]
 
 

@@ -182,3 +182,14 @@ def test_candles_that_ended_while_nobody_listened_are_named_by_their_open_times(
 def test_two_channels_of_one_data_type_are_told_apart() -> None:
     names = {c.name: USD_M.gap_channel(c, SWAP) for c in USD_M.channels if c.data_type in ("ticker", "liquidation")}
     assert names == {"ticker": "ticker", "bookTicker": "bookTicker", "forceOrder": ""}
+
+
+def test_liquidations_that_come_with_trades_have_no_holes_of_their_own() -> None:
+    bench = Bench(USD_M.channel("liquidation"), USD_M, SWAP)
+    bench.stream.counted_by_trades()
+    feed = bench.open(0)
+    bench.frame(feed, b'{"stream":"btcusdt@forceOrder","data":{"e":"force', 10)
+    bench.close(feed, 11)
+    bench.open(20)
+    bench.tick(30)
+    assert bench.rows() == []
