@@ -225,16 +225,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "gap-closed-early",
         "a hole is `repaired` before it is, and never asked for",
         _TRADES,
-        '        self._write(gap, "open", received)\n        history = self.venue.trade_history\n',
-        '        self._write(gap, "repaired", received)\n        return\n        history = self.venue.trade_history\n',
+        '        self._write(gap, "open", received)\n        self.repairs.open(gap)\n',
+        '        self._write(gap, "repaired", received)\n',
         "small-disturbed",
     ),
     Mutant(
         "gap-not-written",
         "a hole is neither written down nor asked for",
         _TRADES,
-        "        self.missing += gap.last - gap.first + 1\n",
-        "        return\n        self.missing += gap.last - gap.first + 1\n",
+        "        self.missing += gap.size - self.repairs.taken.count(gap.first, gap.last)\n",
+        "        return\n        self.missing += gap.size - self.repairs.taken.count(gap.first, gap.last)\n",
         "small-disturbed",
     ),
     Mutant(
@@ -249,8 +249,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "sequence-ignored",
         "jumps of the sequence are no holes",
         _TRADES,
-        "        if first == last + 1:\n            return True\n        if trade.sequence <= last:",
-        "        if first >= last + 1:\n            return True\n        if trade.sequence <= last:",
+        "        if first == last + 1 and not self._unended and self._chain_first is not None:\n",
+        "        if first > last:\n",
         "small-disturbed",
     ),
     # --- books ---
@@ -384,10 +384,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "mark-one-ahead",
-        "a mark says one more than is durable",
+        "what a sink has reaches one further than what is durable",
         "actors.sinks",
-        "marks[key] = max((mark[0], mark[1]),",
-        "marks[key] = max((mark[0] + 1, mark[1]),",
+        "        batch_id, _, _, claims = delivery\n",
+        "        batch_id, _, _, claims = delivery\n"
+        "        claims = {\n"
+        "            key: Claim(tuple(run._replace(high=run.high + 1) for run in claim.runs), claim.since)\n"
+        "            for key, claim in claims.items()\n"
+        "        }\n",
         "kill-collector",
     ),
     Mutant(

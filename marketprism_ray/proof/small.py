@@ -91,15 +91,15 @@ async def _disturb(simulator: Simulator, seconds: float) -> None:
     plan = [
         (0.1, None),
         (0.15, Fault("reorder", "okx_spot", stream="trades-all", count=1)),
-        (0.2, Fault("drop", "binance_spot", stream="btcusdt@trade", count=3)),
-        (0.25, Fault("drop", "binance_derivatives", stream="btcusdt@aggTrade", count=2)),
-        (0.3, Fault("drop", "binance_spot", stream="ethusdt@depth", count=2)),
-        (0.35, Fault("drop", "binance_derivatives", stream="ethusdt@depth", count=2)),
-        (0.4, Fault("drop", "okx_spot", stream='books","instId":"BTC', count=2)),
-        (0.45, Fault("drop", "deribit_derivatives", stream="book.BTC-PERP", count=2)),
+        (0.2, Fault("drop", "binance_spot", stream="@trade", count=3)),
+        (0.25, Fault("drop", "binance_derivatives", stream="@aggTrade", count=2)),
+        (0.3, Fault("drop", "binance_spot", stream="@depth", count=2)),
+        (0.35, Fault("drop", "binance_derivatives", stream="@depth", count=2)),
+        (0.4, Fault("drop", "okx_spot", stream='"books"', count=2)),
+        (0.45, Fault("drop", "deribit_derivatives", stream="book.", count=2)),
         (0.5, Fault("repeat", "okx_derivatives", stream="trades-all", count=3)),
-        (0.52, Fault("repeat", "binance_spot", stream="btcusdt@depth", count=3)),
-        (0.55, Fault("drop", "deribit_derivatives", stream="trades.BTC-PERP", count=1)),
+        (0.52, Fault("repeat", "binance_spot", stream="@depth", count=3)),
+        (0.55, Fault("drop", "deribit_derivatives", stream="trades.BTC-PERPETUAL.100ms", count=1)),
     ]
     begin = time.monotonic()
     for part, fault in plan:
