@@ -294,7 +294,7 @@ class Collector:
                 handle = handle or self._cluster.find(lane.actor)
                 if handle is None:
                     raise ActorGone(f"{lane.actor} is not there")
-                await self._cluster.call(handle, "take", self.shard.name, self.epoch, deliveries)
+                refused = await self._cluster.call(handle, "take", self.shard.name, self.epoch, deliveries)
             except ActorGone:
                 handle = None
                 lane.retries += 1
@@ -311,6 +311,9 @@ class Collector:
                 await self._session.stop()
                 return
             for kept in lane.unload():
+                for key, sequences in refused.get(kept.batch_id, {}).items():
+                    # A row that went to the dead letters of a sink is not stored.
+                    kept.claims = {**kept.claims, key: kept.claims[key].without(sequences)}
                 self._acknowledged(kept)
 
     def _acknowledged(self, kept: Kept) -> None:

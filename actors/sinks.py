@@ -20,6 +20,7 @@ import pyarrow as pa
 import structlog
 
 from marketprism_ray.dead_letters import DeadLetters, gap_of
+from marketprism_ray.encoding import data_type_of
 from marketprism_ray.errors import BadBatch, SchemaRefused, SinkUnavailable
 from marketprism_ray.extents import NOTHING, Claim, Extents
 from marketprism_ray.logs import configure
@@ -32,6 +33,9 @@ from marketprism_ray.sinks.nats import NatsSettings, NatsSink
 
 Delivery = tuple[str, str, pa.RecordBatch, dict[str, Claim]]
 """(batch id, data type, rows, stream key -> sequences in it)."""
+
+Refusals = Mapping[str, list[int]]
+"""Stream key -> sequences of trades that the server refused for good."""
 
 RECENT_IDS = 20_000
 FENCE_S = 5.0
@@ -70,7 +74,8 @@ class Waiting:
         self.delivery = delivery
         self.collector = collector
         self.epoch = epoch
-        self.written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.written: asyncio.Future[Refusals] = asyncio.get_running_loop().create_future()
+        """Set when it is durable: stream key -> sequences of trades that the server refused for good."""
 
 
 class SinkActor:
@@ -101,7 +106,8 @@ class SinkActor:
         self._queues: dict[str, deque[Waiting]] = defaultdict(deque)
         self._writers: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, Waiting] = {}
-        self._recent: OrderedDict[str, None] = OrderedDict()
+        self._recent: OrderedDict[str, Refusals] = OrderedDict()
+        """Batch id -> what was refused of it, see `take`."""
         self._epochs: dict[str, int] = {}
         self._stored: dict[str, Stored] = {}
         """Stream key -> what is durable of it."""
@@ -129,8 +135,13 @@ class SinkActor:
                     attempt += 1
         return True
 
-    async def take(self, collector: str, epoch: int, deliveries: list[Delivery]) -> None:
+    async def take(self, collector: str, epoch: int, deliveries: list[Delivery]) -> dict[str, Refusals]:
         """Write batches; returns when all of them are durable.
+
+        Returns
+        -------
+        dict
+            Of batches with trades that the server refused for good: batch id -> stream key -> their sequences.
 
         Raises
         ------
@@ -144,7 +155,14 @@ class SinkActor:
         self._pending += 1
         try:
             written = [self._queue(delivery, collector, epoch) for delivery in deliveries]
-            await asyncio.gather(*(waiting.written for waiting in written if waiting is not None))
+            found = await asyncio.gather(*(waiting.written for waiting in written if waiting is not None))
+            left = [waiting.delivery[0] for waiting in written if waiting is not None]
+            known = {delivery[0]: self._recent.get(delivery[0], {}) for delivery in deliveries}
+            return {
+                batch_id: refused
+                for batch_id, refused in (known | dict(zip(left, found, strict=True))).items()
+                if refused
+            }
         finally:
             self._pending -= 1
 
@@ -183,17 +201,19 @@ class SinkActor:
             if not group:
                 continue
             rows = [self._new_rows(w.delivery) for w in group]
+            refused: dict[str, list[int]] = {}
             try:
                 if kept := [batch for batch in rows if batch.num_rows]:
-                    await self._write(kept, _token([w.delivery[0] for w in group]))
+                    refused = _sequences(await self._write(kept, _token([w.delivery[0] for w in group])))
             except Exception as error:  # noqa: BLE001 - handed to everyone who waits for this write
                 for waiting in group:
                     _fail(waiting, error)
                 continue
             for waiting in group:
-                self._remember(waiting.delivery)
+                of_this = {key: refused[key] for key in waiting.delivery[3].keys() & refused.keys()}
+                self._remember(waiting.delivery, of_this)
                 if not waiting.written.done():
-                    waiting.written.set_result(None)
+                    waiting.written.set_result(of_this)
 
     async def _linger(self, queue: deque[Waiting]) -> None:
         """Wait for more rows."""
@@ -234,7 +254,8 @@ class SinkActor:
             self.counts["refused"] += 1
             raise Refused(f"{collector}: epoch {epoch} is over, {self._epochs[collector]} owns the shard")
 
-    async def _write(self, batches: list[pa.RecordBatch], token: str) -> None:
+    async def _write(self, batches: list[pa.RecordBatch], token: str) -> list[pa.RecordBatch]:
+        """Write until it is done; gives the rows that were refused for good, one each."""
         attempt = 0
         while True:
             try:
@@ -242,27 +263,28 @@ class SinkActor:
                 self.counts["writes"] += 1
                 self.counts["rows"] += sum(batch.num_rows for batch in batches)
                 self.counts["batches"] += len(batches)
-                return
+                return []
             except SinkUnavailable as error:
                 self.counts["retries"] += 1
                 await self._wait(error, attempt)
                 attempt += 1
             except BadBatch as error:
-                await self._isolate(batches, token, error)
-                return
+                return await self._isolate(batches, token, error)
 
-    async def _isolate(self, batches: list[pa.RecordBatch], token: str, error: BadBatch) -> None:
-        """Halve refused data until the rows that cannot be written stand alone; those go to a file."""
+    async def _isolate(self, batches: list[pa.RecordBatch], token: str, error: BadBatch) -> list[pa.RecordBatch]:
+        """Halve refused data until the rows that cannot be written stand alone; those go to a file, and are given."""
         rows = sum(batch.num_rows for batch in batches)
         if rows > 1:
             table = pa.Table.from_batches(batches)
+            refused = []
             for name, part in (("a", table.slice(0, rows // 2)), ("b", table.slice(rows // 2))):
-                await self._write(part.combine_chunks().to_batches(), f"{token}/{name}")
-            return
+                refused += await self._write(part.combine_chunks().to_batches(), f"{token}/{name}")
+            return refused
         path = self._dead_letters.keep(batches[0], str(error))
         self.counts["dead_letters"] += 1
         self.last_error = str(error)
         self._log.error("row_refused", error=str(error), kept_in=str(path))
+        return batches
 
     async def dead_letters_to_note(self) -> tuple[list[str], list[Gap]]:
         """Give the dead letters that no gap row names yet, and those rows."""
@@ -294,11 +316,11 @@ class SinkActor:
         self.last_error = str(error)
         await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
 
-    def _remember(self, delivery: Delivery) -> None:
+    def _remember(self, delivery: Delivery, refused: Refusals) -> None:
         batch_id, _, _, claims = delivery
-        self._recent[batch_id] = None
+        self._recent[batch_id] = refused
         for key, claim in claims.items():
-            self._stored[key] = self._stored.get(key, Stored()).merged(claim)
+            self._stored[key] = self._stored.get(key, Stored()).merged(claim.without(refused.get(key, ())))
         while len(self._recent) > RECENT_IDS:
             self._recent.popitem(last=False)
 
@@ -417,6 +439,18 @@ class SinkActor:
             writer.cancel()
         await asyncio.gather(*self._writers.values(), return_exceptions=True)
         await self._sink.close()
+
+
+def _sequences(rows: list[pa.RecordBatch]) -> dict[str, list[int]]:
+    """Give the sequences of single trades by stream key."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        if data_type_of(row) == "trade":
+            exchange_name, symbol_name, sequence = (
+                row.column(name)[0].as_py() for name in ("exchange_name", "symbol_name", "sequence")
+            )
+            found.setdefault(f"{exchange_name}/trade/{symbol_name}", []).append(sequence)
+    return found
 
 
 def _token(ids: list[str]) -> str:

@@ -47,6 +47,13 @@ class Claim(NamedTuple):
         together.update(other.runs)
         return Claim(together.runs(), self.since)
 
+    def without(self, sequences: Iterable[int]) -> Claim:
+        """Give it without some."""
+        left = Extents(self.runs)
+        for sequence in sequences:
+            left.subtract(sequence, sequence)
+        return Claim(left.runs(), self.since)
+
 
 NOTHING = Claim(())
 

@@ -440,6 +440,21 @@ async def test_an_absent_server_is_waited_for_and_a_bad_row_is_set_aside_alone(t
     assert (status["dead_letters"], status["retries"]) == (1, 2)
 
 
+async def test_a_row_that_a_server_refuses_for_good_is_claimed_by_nobody(tmp_path: Path) -> None:
+    first = sink(tmp_path / "a", Moody(failures=0))
+    cluster = Cluster(a=first, b=sink(tmp_path / "b"))
+    cluster.die_after_call.add("a")
+    actor, session = collector(cluster)
+    delivered: list[Claim] = []
+    session.delivered = lambda claims: delivered.append(claims[KEY])  # type: ignore[method-assign]
+    await actor.start()
+    session.make(4, 6)
+    await until(lambda: bool(delivered))
+    assert [(run.low, run.high) for run in delivered[0].runs] == [(4, 4), (6, 6)]
+    stored, _ = await first.fence("c", 2, PLACES)
+    assert stored[KEY].claim == delivered[0]
+
+
 async def test_a_batch_id_seen_before_is_acknowledged_and_not_written_again(tmp_path: Path) -> None:
     target = MemorySink()
     actor = sink(tmp_path, target)

@@ -349,7 +349,8 @@ async def test_a_sink_says_which_holes_are_open(
     await sink.open()
 
     def row(first: int, revision: int, **more: Any) -> Gap:
-        return msgspec.structs.replace(gap(first), receive_timestamp=time.time_ns(), revision=revision, **more)
+        made = msgspec.structs.replace(gap(first), receive_timestamp=time.time_ns(), revision=revision, **more)
+        return msgspec.structs.replace(made, symbol_name="HOLES-USDT-SWAP")
 
     rows = [
         row(5, 1),
@@ -361,7 +362,7 @@ async def test_a_sink_says_which_holes_are_open(
     ]
     for number, one in enumerate(rows):
         await sink.write([batch_from_records([one])], f"gap/{number}")
-    place = ("trade", "okx_derivatives", "perpetual", "BTC-USDT-SWAP")
+    place = ("trade", "okx_derivatives", "perpetual", "HOLES-USDT-SWAP")
     found = await sink.open_gaps([place, ETH])
     assert {stream: sorted(there) for stream, there in found.items()} == {
         place: [OpenGap(5, 9, 5, 8, "sequence", 3), OpenGap(40, None, 40, None, "sequence", 1)]
