@@ -186,6 +186,18 @@ class System:
                 raise MarketPrismError(f"not everything came up within {timeout_s:g} s: {reasons or 'no plan yet'}")
             ended.wait(0.2)
 
+    def forget(self) -> None:
+        """Let go of processes that were killed from outside; `start` begins anew: a drill."""
+        self._coordinator = None
+        if ray.is_initialized():
+            ray.shutdown()
+        if self._is_local:
+            access.forget()
+        if self.servers is not None:
+            self.servers.stop()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
     def stop(self) -> bool:
         """Drain, end actors, Ray and servers; True if everything was delivered."""
         whole = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from actors.app import sink_settings
 from marketprism_ray.config import Config
-from marketprism_ray.proof.disk import CannotTry, fill, small_disk
+from marketprism_ray.proof.disk import CannotTry, UnsyncedDisk, fill, small_disk
 from marketprism_ray.proof.drills import Mishap
 from marketprism_ray.proof.injector import DrillError, Injector
 from marketprism_ray.servers import EmbeddedServers
@@ -158,5 +159,24 @@ def test_a_small_disk_can_be_filled_and_emptied(tmp_path: Path) -> None:
                 (folder / "more").write_bytes(b"x" * 8192)
             ballast.unlink()
             (folder / "more").write_bytes(b"x" * 8192)
+    except CannotTry as error:
+        pytest.skip(str(error))
+
+
+def test_a_disk_whose_power_is_cut_has_what_was_synced_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    try:
+        with UnsyncedDisk(folder, tmp_path / "image", 32 << 20) as disk:
+            for name, is_synced in (("synced", True), ("unsynced", False)):
+                with (folder / name).open("wb") as file:
+                    file.write(b"x" * 100_000)
+                    file.flush()
+                    if is_synced:
+                        os.fsync(file.fileno())
+            disk.copy()
+            disk.put_back()
+            assert (folder / "synced").read_bytes() == b"x" * 100_000
+            unsynced = folder / "unsynced"
+            assert not unsynced.exists() or unsynced.read_bytes() != b"x" * 100_000
     except CannotTry as error:
         pytest.skip(str(error))

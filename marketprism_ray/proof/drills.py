@@ -283,6 +283,11 @@ def clock_step(draw: Draw) -> list[Mishap]:
     ]
 
 
+def power_cut(draw: Draw) -> list[Mishap]:
+    """Switch the machine off: what was not synced to disk is gone; then everything starts again."""
+    return [Mishap(draw.moment(0.2, 0.5), "power_cut", "machine")]
+
+
 def chaos(draw: Draw) -> list[Mishap]:
     """Kill a collector, then cut the sockets of a venue."""
     at = draw.moment(0.25, 0.4)

@@ -14,7 +14,7 @@ from typing import Any
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from marketprism_ray.errors import MarketPrismError
-from marketprism_ray.proof.disk import fill
+from marketprism_ray.proof.disk import UnsyncedDisk, fill
 from marketprism_ray.proof.drills import Mishap
 from marketprism_ray.simulator.process import SimulatorProcess
 from marketprism_ray.sinks.clickhouse import connect
@@ -37,9 +37,20 @@ class Injector:
     ----------
     system : the running system, as its owner holds it
     over : set when the run ends: what lasts ends then
+    disk : that the data directory is on, where its power can be cut
     """
 
-    def __init__(self, system: Any, simulator: SimulatorProcess, data_dir: Path, over: threading.Event) -> None:
+    def __init__(
+        self,
+        system: Any,
+        simulator: SimulatorProcess,
+        data_dir: Path,
+        over: threading.Event,
+        disk: UnsyncedDisk | None = None,
+    ) -> None:
+        self.calm = threading.Lock()
+        """Held while there is no system to ask."""
+        self._disk = disk
         self._system = system
         self._simulator = simulator
         self._data_dir = data_dir
@@ -48,6 +59,7 @@ class Injector:
             "kill": self._kill,
             "kill_all": self._kill_all,
             "crash_loop": self._crash_loop,
+            "power_cut": self._power_cut,
             "stall": self._stall,
             "away": self._away,
             "fill": self._fill,
@@ -113,13 +125,32 @@ class Injector:
         os.kill(self._pid(mishap.target), signal.SIGKILL)
         return f"{mishap.target} killed"
 
-    def _kill_all(self, _: Mishap) -> str:
-        """Kill every process of ours: nothing is left that remembers how far the streams came, but the stores."""
+    def _everybody(self) -> list[int]:
+        """Give every process of ours: actors and servers."""
         status = self._system.status()
         actors = [status, *status["sinks"], *status["collectors"]]
         pids = [actor["pid"] for actor in actors if actor.get("pid")]
-        _signal([*pids, *(self._pid(f"server {name}") for name in ("nats", "clickhouse"))], signal.SIGKILL)
-        return f"coordinator, {len(actors) - 1} sinks and collectors, nats-server and ClickHouse killed"
+        return [*pids, *(self._pid(f"server {name}") for name in ("nats", "clickhouse"))]
+
+    def _kill_all(self, _: Mishap) -> str:
+        """Kill every process of ours: nothing is left that remembers how far the streams came, but the stores."""
+        pids = self._everybody()
+        _signal(pids, signal.SIGKILL)
+        return f"coordinator, {len(pids) - 3} sinks and collectors, nats-server and ClickHouse killed"
+
+    def _power_cut(self, _: Mishap) -> str:
+        """End every process, lose what was not synced, and start again: neither memory nor all of the data is left."""
+        if self._disk is None:
+            raise DrillError("the data directory is on no disk whose power can be cut")
+        with self.calm:
+            pids = [int(self._system.servers.state()["supervisor"]), *self._everybody()]
+            _signal(pids, signal.SIGSTOP)
+            self._disk.copy()
+            _signal(pids, signal.SIGKILL)
+            self._system.forget()
+            self._disk.put_back()
+            self._system.start()
+        return f"power cut: {len(pids)} processes ended, what was not synced is gone"
 
     def _crash_loop(self, mishap: Mishap) -> str:
         """Kill a process, and each that comes after it soon after it is there."""

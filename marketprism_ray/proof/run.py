@@ -14,7 +14,7 @@ from typing import Any
 
 from marketprism_ray.config import Config, Nats, validate
 from marketprism_ray.errors import MarketPrismError
-from marketprism_ray.proof.disk import CannotTry, small_disk
+from marketprism_ray.proof.disk import CannotTry, UnsyncedDisk, small_disk
 from marketprism_ray.proof.drills import Instrument, Mishap, Targets
 from marketprism_ray.proof.injector import Injector, change_table
 from marketprism_ray.proof.probes import Freshness, Latency
@@ -90,36 +90,43 @@ def run(order: Order, say: Callable[[str], None], show: Show | None = None) -> V
     configure("error")
     with contextlib.ExitStack() as stack:
         temporary = tempfile.TemporaryDirectory(prefix="marketprism-", ignore_cleanup_errors=True)
-        data_dir = order.keep or Path(stack.enter_context(temporary))
-        stack.enter_context(_disk(order, data_dir))
+        folder = Path(stack.enter_context(temporary))
+        data_dir = order.keep or folder / "data"
+        disk = stack.enter_context(_disk(order, data_dir, folder / "disk"))
         simulator = stack.enter_context(SimulatorProcess(SIMULATED, rate=order.rate, seed=order.seed))
         say("starting simulated venues, NATS, ClickHouse and Ray ...")
-        return _prove(order, simulator, data_dir, say, show)
+        return _prove(order, simulator, data_dir, disk, say, show)
 
 
 @contextlib.contextmanager
-def _disk(order: Order, data_dir: Path) -> Iterator[None]:
-    """Give the data directory a small disk of its own where the scenario is about that.
+def _disk(order: Order, data_dir: Path, image: Path) -> Iterator[UnsyncedDisk | None]:
+    """Give the data directory a disk of its own where the scenario is about that.
 
     Raises
     ------
     CannotTry
         If there can be none.
     """
-    size = None if order.scenario is None else SCENARIOS[order.scenario].disk_bytes
-    if size is None:
-        yield
+    scenario = None if order.scenario is None else SCENARIOS[order.scenario]
+    if scenario is None or (scenario.disk_bytes is None and scenario.unsynced_bytes is None):
+        yield None
         return
     if order.keep is not None:
-        raise CannotTry("the data lies on a disk of its own, in memory: leave --data-dir out")
-    with small_disk(data_dir, size):
-        yield
+        raise CannotTry("the data lies on a disk of its own that is thrown away: leave --data-dir out")
+    if scenario.unsynced_bytes is not None:
+        with UnsyncedDisk(data_dir, image, scenario.unsynced_bytes) as disk:
+            yield disk
+    else:
+        assert scenario.disk_bytes is not None
+        with small_disk(data_dir, scenario.disk_bytes):
+            yield None
 
 
 def _prove(
     order: Order,
     simulator: SimulatorProcess,
     data_dir: Path,
+    disk: UnsyncedDisk | None,
     say: Callable[[str], None],
     show: Show | None,
 ) -> Verdict:
@@ -137,7 +144,7 @@ def _prove(
         system.wait_live()
         latency.start()
         freshness.start()
-        run = _Run(system, simulator, latency, order, say)
+        run = _Run(system, simulator, latency, order, disk, say)
         run.go(show)
         verdict.seconds = order.seconds
         freshness.stop()
@@ -195,6 +202,7 @@ class _Run:
         simulator: SimulatorProcess,
         latency: Latency,
         order: Order,
+        disk: UnsyncedDisk | None,
         say: Callable[[str], None],
     ) -> None:
         self._system = system
@@ -203,7 +211,7 @@ class _Run:
         self._say = say
         self._over = threading.Event()
         self._ended = threading.Event()
-        self._injector = Injector(system, simulator, system.config.system.data_dir, self._over)
+        self._injector = Injector(system, simulator, system.config.system.data_dir, self._over, disk)
         self._recovery = Recovery()
         self._threads: list[threading.Thread] = []
         self._plan: list[Mishap] = []
@@ -232,6 +240,8 @@ class _Run:
                 thread.start()
             time.sleep(BEAT_S)
         self._over.set()
+        for thread in self._threads[1:]:
+            thread.join(90)
 
     def end(self, verdict: Verdict) -> None:
         """Wait until every mishap is over, and say in the verdict what happened."""
@@ -264,7 +274,8 @@ class _Run:
         while not self._ended.wait(LOOK_S):
             asked = time.monotonic()
             try:
-                status = self._system.status()
+                with self._injector.calm:
+                    status = self._system.status()
             except MarketPrismError:
                 continue
             self._recovery.look(status, asked)

@@ -23,6 +23,7 @@ class Scenario:
     seconds : length of a run that shows it in full
     drift : (table, change) made to the empty tables before the start
     disk_bytes : size of the disk that the data directory is on; None for whatever there is
+    unsynced_bytes : size of such a disk that loses what was not synced when its power is cut
     may_miss : somebody who is to be hit may be gone already: it goes on without
     """
 
@@ -32,6 +33,7 @@ class Scenario:
     seconds: float = 20.0
     drift: Sequence[tuple[str, str]] = ()
     disk_bytes: int | None = None
+    unsynced_bytes: int | None = None
     may_miss: bool = False
 
 
@@ -53,6 +55,12 @@ SCENARIOS: dict[str, Scenario] = {
     "kill-nats-server": Scenario("SIGKILL to nats-server", drills.kill("server nats")),
     "kill-coordinator": Scenario("SIGKILL to the coordinator, then to a collector", drills.kill_coordinator),
     "kill-all": Scenario("SIGKILL to coordinator, sinks, collectors and both servers at once", drills.kill_all),
+    "power-cut": Scenario(
+        "the machine is off at once: what was not synced to disk is gone; then it starts again",
+        drills.power_cut,
+        {"nats": {"max_bytes": 256 << 20}},
+        unsynced_bytes=1 << 30,
+    ),
     "stall-collector": Scenario(
         "a collector stands still for longer than its lease and wakes beside its successor",
         drills.stall_collector,
