@@ -135,6 +135,15 @@ def test_gap_rows_that_claim_too_much_or_too_little_are_untrue(row: dict[str, An
     assert bool(findings.untrue_gaps) == untrue, findings.problems
 
 
+@pytest.mark.parametrize(("status", "counts"), [("repaired", True), ("unrepairable", False)])
+def test_a_repair_that_ends_after_the_market_is_counted_and_silence_after_it_is_not(status: str, counts: bool) -> None:
+    said = [trade(number) for number in range(1, 6)]
+    row = gap(first_missing=4, last_missing=5, missing_count=2, repaired_count=2, status=status)
+    gaps = Gaps([row | {"receive_timestamp": 60 * MS}])
+    judge_gaps(gaps, {"trade": said}, {id(one) for one in said}, 50 * MS, Findings())
+    assert (gaps.after == []) == counts
+
+
 def delta(first: int, last: int, previous: int | None, bids: Any, *, snapshot: bool = False) -> Said:
     row = {
         "timestamp": last * MS,

@@ -101,7 +101,7 @@ def judge_gaps(
         symbol = EVERYTHING[0] if gap["symbol_name"] in EVERYTHING else gap["symbol_name"]
         claimed = [one for one in places[gap["exchange_name"], symbol, gap["data_type"]] if claims(gap, one)]
         absent = [one for one in claimed if id(one) not in found]
-        if gap["receive_timestamp"] > until and not absent:
+        if gap["receive_timestamp"] > until and not absent and gap["status"] != "repaired":
             gaps.after.append(gap)
             continue
         surely = [one for one in claimed if claims(gap, one, strictly=True)]
