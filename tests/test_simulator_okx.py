@@ -1009,3 +1009,10 @@ async def test_a_refusal_on_command_is_in_the_venues_words(status: int, code: st
         wires.simulator.wire.faults.append(Fault("status", SPOT, status=status))
         assert await wires.answer("public/time") == (status, {"code": code, "msg": ANY, "data": []})
         assert (await wires.answer("public/time"))[0] == 200
+
+
+async def test_history_of_trades_is_kept_for_three_months() -> None:
+    async with by_hand(SPOT) as wires:
+        ids = [wires.trade("BTC-USDT", now() - days * DAY_MS).id for days in (100, 80, 1)]
+        found = await wires.get("market/history-trades", instId="BTC-USDT")
+        assert [int(one["tradeId"]) for one in found] == ids[:0:-1]

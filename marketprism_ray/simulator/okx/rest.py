@@ -199,11 +199,12 @@ class OkxRest:
         end = len(symbol.truth.ids)
         return trade_rows(symbol, max(0, end - _limit(query, 100, 500)), end)
 
-    def _history(self, query: Query, _: int) -> Any:
-        """Give trades older than ``after`` and newer than ``before``: ids, or with ``type=2`` times."""
+    def _history(self, query: Query, now_ms: int) -> Any:
+        """Give trades of 3 months older than ``after`` and newer than ``before``: ids, or with ``type=2`` times."""
         symbol = self._ever(query).symbol
         column = symbol.truth.times_ms if query.get("type") == "2" else symbol.truth.ids
         start = bisect_right(column, _number(query, "before", -1))
+        start = max(start, bisect_left(symbol.truth.times_ms, now_ms - 92 * DAY_MS))
         end = bisect_left(column, _number(query, "after", _NEVER))
         return trade_rows(symbol, max(end - _limit(query, 100, 100), start), end)
 
