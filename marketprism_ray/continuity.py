@@ -176,7 +176,10 @@ class Pushes:
 
     def _limit(self) -> int:
         assert self._accepted is not None
-        return self._venue(self._accepted) + (MARGIN_NS if self._reason == "malformed" else 0)
+        # Rows may be late, the first ones above all: only what is more than that is another clock.
+        delay = self._delay or 0
+        wrong = max(0, delay - SETTLE_NS) if delay > 0 else delay
+        return self._accepted - wrong + (MARGIN_NS if self._reason == "malformed" else 0)
 
     def _open(self, opened_at: int, reason: str, now: int) -> None:
         self._opened_at, self._reason, self._since, self._written = opened_at, reason, now, False

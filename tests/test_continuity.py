@@ -139,6 +139,13 @@ def test_a_hole_of_events_is_the_time_without_a_connection_and_ends_without_an_e
     assert line.tick(T0 + 500 * SECOND) == ()
 
 
+def test_a_late_first_row_does_not_end_a_hole_before_the_subscription() -> None:
+    line = Pushes()
+    line.resume(T0)
+    line.accepted(T0 + 10 * SECOND)
+    assert line.row(T0 + 10 * SECOND, T0 + 12 * SECOND) == (Hole(T0, T0 + 10 * SECOND, "collector_lost"),)
+
+
 def test_a_row_that_the_venue_repeats_to_a_new_subscriber_proves_that_nothing_was_missed() -> None:
     line = started(Pushes())
     line.interrupted(T0 + 10 * SECOND, "disconnected", T0 + 10 * SECOND)
