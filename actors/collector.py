@@ -38,7 +38,7 @@ FLUSH_S = 0.005
 CALL_ROWS = 20_000
 CALL_BYTES = 32 << 20
 """What one call carries at most."""
-INHERIT_S = 10.0
+INHERIT_S = 4.0
 """The sinks are asked this long what is durable; without an answer collecting begins, and they are asked again."""
 KEPT_BYTES = 300
 """What it takes to know of a batch on disk."""
@@ -219,19 +219,24 @@ class Collector:
         self._state = "live"
         settle_gc()
 
-    async def _inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited | None:
+    async def _inherited(self, exchange_name: str, ways: Sequence[Way], before: int) -> Inherited | None:
         """Ask the sinks how far streams without a sequence are durable; None if one of them cannot say."""
-        answers = []
-        for lane in self._lanes:
-            handle = self._cluster.find(lane.actor)
-            try:
-                if handle is None:
-                    raise ActorGone(f"{lane.actor} is not there")
-                answers.append(await self._cluster.call(handle, "inherited", exchange_name, ways, timeout_s=INHERIT_S))
-            except (ActorGone, SinkUnavailable, TimeoutError) as error:
-                self._log.info("inheritance_not_told", sink=lane.kind, error=f"{type(error).__name__}: {error}")
-                return None
-        return merged(answers)
+        answers = await asyncio.gather(*(self._inherited_of(lane, exchange_name, ways, before) for lane in self._lanes))
+        told = [answer for answer in answers if answer is not None]
+        return merged(told) if len(told) == len(answers) else None
+
+    async def _inherited_of(self, lane: Lane, exchange_name: str, ways: Sequence[Way], before: int) -> Inherited | None:
+        handle = self._cluster.find(lane.actor)
+        try:
+            if handle is None:
+                raise ActorGone(f"{lane.actor} is not there")
+            answer: Inherited = await self._cluster.call(
+                handle, "inherited", exchange_name, ways, before, timeout_s=INHERIT_S
+            )
+        except (ActorGone, SinkUnavailable, TimeoutError) as error:
+            self._log.info("inheritance_not_told", sink=lane.kind, error=f"{type(error).__name__}: {error}")
+            return None
+        return answer
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -364,7 +364,7 @@ class SinkActor:
                     unknown.append(key)
         return {key: self._stored.get(key, Stored()) for key in streams if key not in unknown}, unknown
 
-    async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
+    async def inherited(self, exchange_name: str, ways: Sequence[Way], before: int) -> Inherited:
         """Ask the store how far streams without a sequence are durable, and which of their holes are open.
 
         Raises
@@ -373,7 +373,7 @@ class SinkActor:
             If the server is away.
         """
         await self.ready()
-        return await self._sink.inherited(exchange_name, ways)
+        return await self._sink.inherited(exchange_name, ways, before)
 
     async def _ask(self, streams: Mapping[str, StreamId], remembered: Mapping[str, Claim]) -> dict[str, Stored] | None:
         """Ask the store what was written by earlier actors; None if it cannot be asked."""

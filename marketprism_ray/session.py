@@ -40,8 +40,8 @@ LOOK_NS = 250_000_000
 """How often lines of time are looked at."""
 
 INHERIT_AGAIN_S = 5.0
-Inherit = Callable[[str, Sequence[Way]], Awaitable[Inherited | None]]
-"""(exchange name, streams) -> what the stores know of them."""
+Inherit = Callable[[str, Sequence[Way], int], Awaitable[Inherited | None]]
+"""(exchange name, streams, before which their rows were received, ns) -> what the stores know of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +164,7 @@ class Session:
         self._drain_all = False
         self._record_streams: list[RecordStream] = []
         self._next_look = 0
+        self._begun_at = 0
         self._stopping = False
         self._log = log.bind(venue=shard.venue, shard=shard.name, epoch=epoch)
 
@@ -178,6 +179,7 @@ class Session:
         TransportError, VenueError
             If the venue cannot be reached or sends something else.
         """
+        self._begun_at = self.clock.wall_ns()
         await self.rest.open()
         table = await fetch_instruments(self.venue, self.rest)
         listed = [(data_type, table[symbol]) for data_type, symbol in self.shard.streams if symbol in table]
@@ -224,7 +226,7 @@ class Session:
         ways += [line.way for line in self.poller.lines]
         if self._inherit is None or not ways:
             return True
-        inherited = await self._inherit(self.venue.name, ways)
+        inherited = await self._inherit(self.venue.name, ways, self._begun_at)
         if inherited is None:
             return False
         now = self.clock.wall_ns()

@@ -77,10 +77,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer
 async def test_the_store_says_how_far_each_stream_came_and_what_is_open(servers: EmbeddedServers) -> None:
     sink = ClickHouseSink(servers.clickhouse_settings(database="inherited"))
     await sink.open()
-    assert (await sink.inherited(VENUE, WAYS)).newest == {}
+    assert (await sink.inherited(VENUE, WAYS, NOW + HOUR)).newest == {}
     for n, records in enumerate(ROWS):
         await sink.write([batch_from_records(records)], f"c/1/{n}")
-    found = await sink.inherited(VENUE, WAYS)
+    found = await sink.inherited(VENUE, WAYS, NOW + HOUR)
     assert {way: at for way, at in found.newest.items() if way in WAYS} == {
         STATISTICS: NOW - 30 * HOUR,
         BEST: NOW - 2 * MINUTE,
@@ -93,6 +93,8 @@ async def test_the_store_says_how_far_each_stream_came_and_what_is_open(servers:
     assert found.of(candles) == ([Hole(NOW - 50 * MINUTE, NOW - 40 * MINUTE, "disconnected", 9)], ())
     assert found.of(quotes) == ([], (NOW - 3 * MINUTE, "disconnected"))
     assert len(found.open) == 2
+    earlier = await sink.inherited(VENUE, WAYS, NOW - 3 * MINUTE)
+    assert earlier.newest[BEST] == NOW - 5 * MINUTE, "rows of the heir itself do not count"
 
 
 async def test_the_stream_says_how_far_what_was_pushed_came(servers: EmbeddedServers) -> None:
@@ -100,7 +102,7 @@ async def test_the_stream_says_how_far_what_was_pushed_came(servers: EmbeddedSer
     await sink.open()
     for n, records in enumerate(ROWS[:3]):
         await sink.write([batch_from_records(records)], f"c/1/{n}")
-    found = await sink.inherited(VENUE, WAYS)
+    found = await sink.inherited(VENUE, WAYS, NOW + HOUR)
     assert found.newest == {BEST: NOW - 2 * MINUTE, MARKS: NOW - MINUTE}
     await sink.close()
 

@@ -68,8 +68,12 @@ class Sink(Protocol):
             If the server is away.
         """
 
-    async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
+    async def inherited(self, exchange_name: str, ways: Sequence[Way], before: int) -> Inherited:
         """Give what a collector inherits: how far streams without a sequence are stored, and their open holes.
+
+        Parameters
+        ----------
+        before : only rows that were received before this, ns, count
 
         Raises
         ------

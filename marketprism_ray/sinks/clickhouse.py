@@ -337,9 +337,9 @@ class ClickHouseSink:
         names = {f"symbol{i}": symbol for i, symbol in enumerate(symbols)}
         return self._select(" UNION ALL ".join(each), {"exchange": exchange_name, "market": market_type, **names})
 
-    async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
+    async def inherited(self, exchange_name: str, ways: Sequence[Way], before: int) -> Inherited:
         """Ask the tables how far streams without a sequence are stored, and which of their holes are open."""
-        return await asyncio.to_thread(inherited, self._select, exchange_name, ways)
+        return await asyncio.to_thread(inherited, self._select, exchange_name, ways, before)
 
     def _select(self, sql: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
         if self._client is None:

@@ -53,12 +53,13 @@ class Inherited:
 Select = Callable[[str, dict[str, Any]], Sequence[Sequence[Any]]]
 
 
-def read(select: Select, exchange_name: str, wanted: Sequence[Way]) -> Inherited:
+def read(select: Select, exchange_name: str, wanted: Sequence[Way], before: int) -> Inherited:
     """Ask a store.
 
     Parameters
     ----------
     select : (SQL, parameters) -> rows
+    before : only rows that were received before this, ns: later ones are the heir's own
     """
     found = Inherited()
     types = sorted({way.data_type for way in wanted})
@@ -66,7 +67,7 @@ def read(select: Select, exchange_name: str, wanted: Sequence[Way]) -> Inherited
         ways = {way for way in wanted if way.data_type == data_type}
         for span in SPANS:
             for chunk in _chunks({way.symbol_name for way in ways - found.newest.keys()}):
-                rows = select(_newest(data_type, span), {"exchange": exchange_name, "symbols": chunk})
+                rows = select(_newest(data_type, span), {"exchange": exchange_name, "symbols": chunk, "before": before})
                 for market_type, symbol, is_pushed, value, at in rows:
                     found.newest.setdefault(Way(data_type, market_type, symbol, bool(is_pushed), value), at)
     for chunk in _chunks({way.symbol_name for way in wanted}):
@@ -88,6 +89,7 @@ def _newest(data_type: str, span: str) -> str:
         f"SELECT market_type, symbol_name, source = 'stream' AS pushed, {WAYS.get(data_type, repr(''))} AS way, "
         f"toUnixTimestamp64Nano(max({column})) FROM {data_type} WHERE exchange_name = %(exchange)s "
         f"AND symbol_name IN %(symbols)s {more}AND {column} > now() - {span} "
+        "AND toUnixTimestamp64Nano(receive_timestamp) < %(before)s "
         "GROUP BY market_type, symbol_name, pushed, way"
     )
 

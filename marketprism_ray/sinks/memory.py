@@ -69,7 +69,7 @@ class MemorySink:
                 found[place] = (*found.get(place, ()), OpenGap(*(row[field] for field in fields)))
         return found
 
-    async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
+    async def inherited(self, exchange_name: str, ways: Sequence[Way], before: int) -> Inherited:
         """Give nothing: memory is not inherited."""
         return Inherited()
 

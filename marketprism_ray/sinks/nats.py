@@ -383,7 +383,7 @@ class NatsSink:
             raise SinkUnavailable(f"NATS: {type(error).__name__}: {error}") from error
         return {stream: rows for stream, rows in zip(streams, found, strict=True) if rows}
 
-    async def inherited(self, exchange_name: str, ways: Sequence[Way]) -> Inherited:
+    async def inherited(self, exchange_name: str, ways: Sequence[Way], before: int) -> Inherited:
         """Read the last message of each subject; only a pushed row of the stream itself says how far that one came."""
         client = await self._connected()
         context = client.jetstream(timeout=ACK_TIMEOUT_S)
@@ -398,7 +398,8 @@ class NatsSink:
                 except nats.js.errors.NotFoundError:
                     return
             row = decode_json(message.data)
-            if row["source"] == "stream" and way.value in ("", row.get(WAYS.get(way.data_type, ""))):
+            is_older = nanoseconds(row["receive_timestamp"]) < before
+            if row["source"] == "stream" and is_older and way.value in ("", row.get(WAYS.get(way.data_type, ""))):
                 found.newest[way] = nanoseconds(row["timestamp"])
 
         try:
