@@ -19,7 +19,7 @@ from marketprism_ray.encoding import json_rows, message_ids, subjects
 from marketprism_ray.logs import configure
 from marketprism_ray.proof.reading import Rows, plain_rows, understood
 from marketprism_ray.proof.truth import truth_of
-from marketprism_ray.proof.verdict import UNDER_WAY_NS, Verdict, concluded, judge_rows
+from marketprism_ray.proof.verdict import NOT_WHOLE, UNDER_WAY_NS, Verdict, concluded, judge_rows
 from marketprism_ray.records import RECORDS
 from marketprism_ray.schemas import sorting_key
 from marketprism_ray.session import Session, Shard
@@ -28,8 +28,8 @@ from marketprism_ray.simulator.wire import Fault
 from marketprism_ray.venues import VENUES
 
 DRAIN_S = 0.1
-SETTLE_S = 2.0
-"""How long what is under way may take after the market has stopped."""
+SETTLE_S, ATTEMPTS = 2.0, 5
+"""After the market has stopped: how long until it is looked, and how often while something is missing."""
 
 
 class ListStore:
@@ -118,39 +118,49 @@ async def run_small(seconds: float, *, rate: float = 300.0, seed: int = 1, distu
     await simulator.start()
     kept = ListStore()
     sessions = _sessions(simulator)
+    loop = asyncio.get_running_loop()
+    drains = loop.create_task(_drain(sessions, kept))
+    disturbing = loop.create_task(asyncio.sleep(0))
     try:
         await asyncio.gather(*(session.start() for session in sessions.values()))
-        drains = asyncio.get_running_loop().create_task(_drain(sessions, kept))
-        disturbing = asyncio.get_running_loop().create_task(_disturb(simulator, seconds if disturbed else 1e9))
+        if disturbed:
+            disturbing = loop.create_task(_disturb(simulator, seconds))
         await asyncio.sleep(seconds)
-        disturbing.cancel()
         simulator.paused = True
         simulator.wire.truth.happened("paused")
         until = time.time_ns() + UNDER_WAY_NS
-        await asyncio.sleep(SETTLE_S)
-        await asyncio.gather(*(session.stop() for session in sessions.values()))
-        drains.cancel()
-        await asyncio.gather(drains, disturbing, return_exceptions=True)
-        for session in sessions.values():
-            _take(session, kept, force=True)
+        verdict = Verdict(seconds=seconds)
+        for _ in range(ATTEMPTS):
+            await asyncio.sleep(SETTLE_S)
+            verdict = _judged(simulator, kept, seconds, until)
+            if verdict.exit_code != NOT_WHOLE:
+                break
     finally:
+        disturbing.cancel()
+        drains.cancel()
+        stopping = [session.stop() for session in sessions.values()]
+        await asyncio.gather(drains, disturbing, *stopping, return_exceptions=True)
         await simulator.stop()
-    truth = truth_of(simulator.wire.truth.frames.table().to_pylist(), simulator.wire.truth.answers.table().to_pylist())
-    messages = understood(kept.messages)
+    return verdict
+
+
+def _judged(simulator: Simulator, kept: ListStore, seconds: float, until: int) -> Verdict:
+    """Judge what there is so far."""
+    frames, answers = simulator.wire.truth.frames.table(), simulator.wire.truth.answers.table()
+    truth, messages = truth_of(frames.to_pylist(), answers.to_pylist()), understood(kept.messages)
     findings, recoveries, books = judge_rows(truth, kept.rows, messages, until)
-    verdict = Verdict(seconds=seconds)
-    return concluded(verdict, truth, kept.rows, messages, findings, recoveries, books)
+    return concluded(Verdict(seconds=seconds), truth, kept.rows, messages, findings, recoveries, books)
 
 
 async def _drain(sessions: Mapping[str, Session], kept: ListStore) -> None:
     while True:
         for session in sessions.values():
-            _take(session, kept, force=False)
+            _take(session, kept)
         await asyncio.sleep(DRAIN_S)
 
 
-def _take(session: Session, kept: ListStore, *, force: bool) -> None:
-    for batch in session.drain(force=force):
+def _take(session: Session, kept: ListStore) -> None:
+    for batch in session.drain():
         kept.take(batch.data, batch.data_type)
 
 
