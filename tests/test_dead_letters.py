@@ -43,6 +43,12 @@ def rows(*sequences: int) -> pa.RecordBatch:
     return batch_from_records([trade(trade_id=str(n), sequence=n) for n in sequences])
 
 
+async def collected(actor: SinkActor, *sequences: int) -> None:
+    """Give a sink trades, as the collector that owns them does."""
+    await actor.fence("c", 1)
+    await actor.take("c", 1, [("c/1/1", "trade", rows(*sequences), {})])
+
+
 class Two:
     """Two sink actors with their dead letters in one folder, as the coordinator calls them."""
 
@@ -82,7 +88,7 @@ class Two:
 async def test_a_refused_row_is_a_gap_row_in_every_sink_until_all_of_them_have_it(tmp_path: Path) -> None:
     two = Two(tmp_path, Strict(2, 3), Strict(3))
     for actor in two.actors:
-        await actor.take("c", 1, [("c/1/1", "trade", rows(1, 2, 3, 4), {})])
+        await collected(actor, 1, 2, 3, 4)
         assert (await actor.status())["dead_letters_unnoted"] > 0
     for ask in two.asks:
         await note_dead_letters(ask, two.tell)
@@ -105,7 +111,7 @@ async def test_a_refused_row_is_a_gap_row_in_every_sink_until_all_of_them_have_i
 
 async def test_who_dies_before_the_gap_row_is_written_is_not_missed(tmp_path: Path) -> None:
     first = SinkActor("sink0", Strict(1), tmp_path)
-    await first.take("c", 1, [("c/1/1", "trade", rows(1), {})])
+    await collected(first, 1)
     two = Two(tmp_path, Strict(1), Strict())
     assert (await two.actors[0].status())["dead_letters_unnoted"] == 1
     await note_dead_letters(two.asks[0], two.tell)
@@ -116,7 +122,7 @@ async def test_a_table_that_does_not_fit_is_waited_for(tmp_path: Path) -> None:
     target = Strict()
     target.misfits = 2
     actor = SinkActor("sink0", target, tmp_path)
-    await actor.take("c", 1, [("c/1/1", "trade", rows(1), {})])
+    await collected(actor, 1)
     assert actor.last_error == "table trade does not fit"
     assert len(target.batches) == 1
 
