@@ -1,9 +1,9 @@
 """The collector actor: one `Session`, and the delivery of its batches to every sink.
 
-A batch is kept until every sink has acknowledged it, in memory or, beyond a limit, on local disk; when that is full
-too the sockets are not read. One call a sink is in flight and carries all that is pending, so batches grow by
-themselves when it is busy. What a call carried is sent again unchanged if its sink dies. A plain class; ``cluster.py``
-makes it an actor.
+A batch is kept until every sink has acknowledged it: on local disk, where it survives this process and is found by its
+successor, and in memory as well up to a limit; when the disk takes no more either the sockets are not read. One call a
+sink is in flight and carries all that is pending, so batches grow by themselves when it is busy. What a call carried is
+sent again unchanged if its sink dies. A plain class; ``cluster.py`` makes it an actor.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from marketprism_ray.processes import settle_gc
 from marketprism_ray.resume import OpenGap, Resume
 from marketprism_ray.session import Session, Shard
 from marketprism_ray.sinks.inherited import Inherited, Way, merged
-from marketprism_ray.spill import SEGMENT_BYTES, Place, Spill
+from marketprism_ray.spill import SEGMENT_BYTES, Place, Spill, spill_folder
 
 FLUSH_S = 0.005
 CALL_ROWS = 20_000
@@ -56,7 +56,7 @@ def _resident_bytes() -> int | None:
 class Kept:
     """A batch that not every sink has acknowledged."""
 
-    __slots__ = ("batch", "batch_id", "claims", "place", "receipts", "rows", "size", "waiting")
+    __slots__ = ("batch", "batch_id", "claims", "is_spilled", "place", "receipts", "rows", "size", "waiting")
 
     def __init__(self, batch: Batch, waiting: int) -> None:
         self.batch_id = batch.batch_id
@@ -67,21 +67,27 @@ class Kept:
         self.waiting = waiting
         """Sinks that have not acknowledged it."""
         self.batch: Batch | None = batch
-        """None while it is on disk."""
+        """None where it is on disk only."""
         self.place: Place | None = None
+        self.is_spilled = False
 
     @property
     def memory(self) -> int:
         """Bytes of rows it takes here."""
         return 0 if self.batch is None else self.size
 
-    def move(self, spill: Spill) -> bool:
-        """Put it on disk; False if that takes no more."""
+    def keep(self, spill: Spill) -> bool:
+        """Put it on disk as well; False if that takes no more."""
         assert self.batch is not None
         self.place = spill.put(self.batch)
+        return self.place is not None
+
+    def forget(self) -> bool:
+        """Keep it on disk only; False if it is not there."""
         if self.place is None:
             return False
         self.batch = None
+        self.is_spilled = True
         return True
 
 
@@ -90,6 +96,7 @@ class Lane:
 
     def __init__(self, kind: str, actor: str, spill: Spill) -> None:
         self.kind = kind
+        self.position = spill.sinks.index(kind)
         self.actor = actor
         self.pending: deque[Kept] = deque()
         self.in_flight: list[Kept] = []
@@ -180,8 +187,16 @@ class Collector:
             confirmed=True,
         )
         limit = config.cluster.spill_bytes
-        self._spill = Spill(config.system.data_dir.absolute() / "spill", limit, segment_bytes=min(SEGMENT_BYTES, limit))
-        self._spilled_batches = 0
+        self._spill = Spill(
+            spill_folder(config.system.data_dir),
+            limit,
+            shard.name,
+            epoch,
+            tuple(sinks),
+            segment_bytes=min(SEGMENT_BYTES, limit // 4),
+        )
+        self._spilled_batches = self._spilled_bytes = 0
+        self._is_unprotected = False
         self._lanes = [Lane(kind, actor, self._spill) for kind, actor in sinks.items()]
         self._unacknowledged = 0
         self._retained = 0
@@ -270,10 +285,14 @@ class Collector:
         limit = self._config.cluster.retention_bytes
         for made in batches:
             kept = Kept(replace(made, batch_id=f"{made.batch_id}/{self._run}"), len(self._lanes))
-            if self._retained + kept.memory > limit and kept.move(self._spill):
+            is_over = self._retained + kept.memory > limit
+            if is_over or self._config.cluster.write_ahead:
+                self._note_protection(kept.keep(self._spill))
+            if is_over and kept.forget():
                 if not self._spilled_batches:
                     self._log.warning("spilling", folder=str(self._spill.folder), retained_bytes=self._retained)
                 self._spilled_batches += 1
+                self._spilled_bytes += kept.size
             self._unacknowledged += 1
             self._retained += kept.memory
             for lane in self._lanes:
@@ -288,6 +307,15 @@ class Collector:
             self._paused = False
             self._session.resume()
             self._log.info("reading_resumed")
+
+    def _note_protection(self, is_kept: bool) -> None:
+        """Say when batches begin to be in memory only, where our death takes them, and when that ends."""
+        if is_kept == self._is_unprotected and self._config.cluster.spill_bytes:
+            self._is_unprotected = not is_kept
+            if is_kept:
+                self._log.info("batches_kept_on_disk_again")
+            else:
+                self._log.warning("batches_in_memory_only", spill=self._spill.error)
 
     async def _deliver(self, lane: Lane) -> None:
         handle: Any = None
@@ -319,11 +347,13 @@ class Collector:
                 for key, sequences in refused.get(kept.batch_id, {}).items():
                     # A row that went to the dead letters of a sink is not stored.
                     kept.claims = {**kept.claims, key: kept.claims[key].without(sequences)}
-                self._acknowledged(kept)
+                self._acknowledged(kept, lane)
 
-    def _acknowledged(self, kept: Kept) -> None:
+    def _acknowledged(self, kept: Kept, lane: Lane) -> None:
         """Give back what every sink has."""
         kept.waiting -= 1
+        if kept.place is not None:
+            self._spill.done(kept.place, lane.position)
         if kept.waiting:
             return
         self._unacknowledged -= 1
@@ -332,9 +362,9 @@ class Collector:
             self._session.delivered(kept.claims)
         for owner, rows in kept.receipts:
             owner.stored(rows)
-        if kept.place is not None:
-            self._spill.free(kept.place)
+        if kept.is_spilled:
             self._spilled_batches -= 1
+            self._spilled_bytes -= kept.size
             if not self._spilled_batches:
                 self._log.info("spill_delivered")
         if not self._unacknowledged:
@@ -392,7 +422,8 @@ class Collector:
             "state": self._state,
             "error": self._error,
             "retained_bytes": self._retained,
-            "spilled_bytes": self._spill.bytes,
+            "spilled_bytes": self._spilled_bytes,
+            "kept_on_disk_bytes": self._spill.bytes,
             "resident_bytes": _resident_bytes(),
             "paused": self._paused,
             "lanes": {lane.kind: {"rows": lane.rows, "retries": lane.retries} for lane in self._lanes},

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
 
 from actors.cluster import ActorGone, Cluster
-from actors.sinks import COORDINATOR, Delivery
+from actors.sinks import COORDINATOR, Delivery, NotFenced, Refused
 from marketprism_ray.batching import revision
 from marketprism_ray.config import Config
 from marketprism_ray.extents import Claim, Run
@@ -23,9 +23,14 @@ from marketprism_ray.resume import OpenGap, Resume, Stored, newest_rows, resume_
 from marketprism_ray.schemas import batch_from_records
 from marketprism_ray.session import Shard
 from marketprism_ray.sinks import StreamId
+from marketprism_ray.spill import Leftover, Remains, leftovers, spill_folder
 from marketprism_ray.venues import VENUES
 
 CALL_S = 40.0
+ADOPT_S = 30.0
+"""A successor waits this long until what its predecessor had received is delivered."""
+GROUP_ROWS = 20_000
+"""Rows of a predecessor that one call carries, about."""
 TELL_S = 2.0
 """A successor waits this long for the rows about its predecessor, so that they come first where the servers answer."""
 
@@ -108,6 +113,7 @@ class Takeover:
         Where it is not known what a sink has, the gap has no first sequence, and stays open.
         """
         streams = self.places(shard)
+        await self._adopt(shard, epoch, streams)
         found: dict[str, dict[str, Stored]] = {}
         unknown: set[str] = set()
         gaps: dict[str, list[Iterable[OpenGap]]] = {key: [] for key in streams}
@@ -135,6 +141,63 @@ class Takeover:
                 new[key] = [*unheard_of, *lacking]
         await self._write_down(shard, epoch, new, unknown)
         return plans
+
+    # --- what a predecessor had received ---
+
+    async def _adopt(self, shard: Shard, epoch: int, streams: Mapping[str, StreamId]) -> None:
+        """Deliver what earlier collectors of the shard have left on this machine's disk, before sinks are asked.
+
+        While a server is away that goes on beside the successor: the same rows come twice then, under the same keys.
+        """
+        folder = spill_folder(self._config().system.data_dir)
+        found = await asyncio.to_thread(leftovers, folder, shard.name)
+        if not found:
+            return
+        for kind, sink in self._sinks.items():
+            if sink.handle is not None:
+                known = self._remembered(kind, streams)
+                await self._cluster.call(sink.handle, "fence", shard.name, epoch, streams, known, timeout_s=CALL_S)
+        await asyncio.wait({self._start(self._deliver_left(found, shard, epoch))}, timeout=ADOPT_S)
+
+    async def _deliver_left(self, found: Sequence[Remains], shard: Shard, epoch: int) -> None:
+        batches = rows = 0
+        for remains in found:
+            if remains.torn:
+                self._log.info("torn_end", file=remains.path.name, bytes=remains.torn)
+            left = remains.batches()
+            try:
+                while group := await asyncio.to_thread(_some, left):
+                    told = [self._give(sink, shard, epoch, group) for sink in self._sinks.values()]
+                    if not all(await asyncio.gather(*told)):
+                        return  # a later epoch has begun, which finds the file as we did
+                    batches += len(group)
+                    rows += sum(one.batch.data.num_rows for one in group)
+            except FileNotFoundError:
+                continue  # an earlier successor has delivered it meanwhile
+            except OSError as error:
+                self._log.error("left_batches_unreadable", file=str(remains.path), error=str(error))
+                continue
+            remains.forget()
+        self._log.info("left_batches_delivered", shard=shard.name, batches=batches, rows=rows)
+
+    async def _give(self, sink: SinkHandle, shard: Shard, epoch: int, group: Sequence[Leftover]) -> bool:
+        """Give a sink what it lacks; False if it takes nothing of this epoch any more."""
+        lacking: list[Delivery] = [
+            (one.batch.batch_id, one.batch.data_type, one.batch.data, one.batch.claims)
+            for one in group
+            if sink.kind in one.sinks
+        ]
+        while lacking:
+            try:
+                if sink.handle is not None:
+                    await self._cluster.call(sink.handle, "take", shard.name, epoch, lacking)
+                    return True
+            except Refused:
+                return False
+            except (ActorGone, NotFenced) as error:
+                self._log.debug("left_batches_told_again", sink=sink.kind, error=str(error))
+            await asyncio.sleep(self._config().cluster.step_s)
+        return True
 
     # --- rows of our own ---
 
@@ -193,6 +256,18 @@ class Takeover:
                 return
             except (ActorGone, TimeoutError) as error:
                 self._log.debug("asked_again", sink=sink.kind, error=str(error))
+
+
+def _some(left: Iterator[Leftover]) -> list[Leftover]:
+    """Read some batches; none at the end."""
+    group: list[Leftover] = []
+    rows = 0
+    for one in left:
+        group.append(one)
+        rows += one.batch.data.num_rows
+        if rows >= GROUP_ROWS:
+            break
+    return group
 
 
 def _gap_row(shard: Shard, key: str, gap: OpenGap | None, epoch: int, now: int) -> Gap:

@@ -209,8 +209,11 @@ class Cluster(_Section):
     streams_per_collector: PositiveInt = Field(400, description="streams one collector actor takes on")
     batch: Batch = Batch()
     retention_bytes: PositiveInt = Field(256 << 20, description="unacknowledged batches a collector keeps in memory")
+    write_ahead: bool = Field(
+        True, description="keep every unacknowledged batch on local disk as well: a killed collector loses none"
+    )
     spill_bytes: NonNegativeInt = Field(
-        2 << 30, description="further ones it keeps on local disk (`data_dir/spill`); then it stops reading"
+        2 << 30, description="local disk for unacknowledged batches (`data_dir/spill`); when it is full, reading stops"
     )
     lease_s: PositiveFloat = Field(10.0, description="a collector that has not heard the coordinator for this stops")
     step_s: PositiveFloat = Field(1.0, description="period of the control loop")

@@ -36,6 +36,12 @@ def claim(first: int, last: int, since: int = 0) -> Claim:
     return Claim((Run(first, last, at, at),), since)
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what collectors keep on disk away from the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
 def rows(first: int, last: int) -> pa.RecordBatch:
     return batch_from_records([trade(trade_id=str(n), sequence=n) for n in range(first, last + 1)])
 
@@ -150,7 +156,7 @@ async def test_a_sink_that_dies_before_it_answers_gets_the_same_call_again_and_n
     assert sequences(target) == list(range(1, 13))
 
 
-def bounded(tmp_path: Path, **cluster: int) -> Config:
+def bounded(tmp_path: Path, **cluster: float) -> Config:
     system = {"data_dir": str(tmp_path)}
     return validate({"system": system, "cluster": {"lease_s": 60, **cluster}, "clickhouse": {"insert_s": 0.01}}, "t")
 
