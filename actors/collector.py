@@ -27,7 +27,7 @@ from marketprism_ray import __version__
 from marketprism_ray.batching import Batch
 from marketprism_ray.config import Config
 from marketprism_ray.errors import MarketPrismError, SinkUnavailable
-from marketprism_ray.logs import configure
+from marketprism_ray.logs import LogSettings, configure_actor
 from marketprism_ray.processes import settle_gc
 from marketprism_ray.resume import OpenGap, Resume
 from marketprism_ray.session import Session, Shard
@@ -167,7 +167,7 @@ class Collector:
         make_session: Callable[..., Session] = Session,
         cluster: Cluster | None = None,
     ) -> None:
-        configure(config.system.log_level)
+        configure_actor(LogSettings.of(config.system), f"collector-{shard.name}")
         self.shard = shard
         self.epoch = epoch
         self._config = config

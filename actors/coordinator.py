@@ -25,7 +25,7 @@ from marketprism_ray import __version__
 from marketprism_ray.changes import applied, changes, with_applied
 from marketprism_ray.config import Config, Exchange
 from marketprism_ray.errors import ConfigError, MarketPrismError, VenueError
-from marketprism_ray.logs import configure
+from marketprism_ray.logs import LogSettings, configure_actor
 from marketprism_ray.metrics import Publisher
 from marketprism_ray.placement import plan_shards
 from marketprism_ray.reconcile import Action, Kill, Observed, StartCollector, StartSink, StopCollector, reconcile
@@ -89,7 +89,7 @@ class Coordinator:
         cluster: Cluster | None = None,
         publisher: Publisher | None = None,
     ) -> None:
-        configure(config.system.log_level)
+        configure_actor(LogSettings.of(config.system), "coordinator")
         self._config = config
         self._settings = dict(settings)
         self._cluster = cluster or Cluster()
@@ -417,7 +417,7 @@ class Coordinator:
             actor.kind,
             self._settings[actor.kind],
             letters,
-            config.system.log_level,
+            LogSettings.of(config.system),
             linger_s,
             config.clickhouse.insert_rows,
         )

@@ -23,7 +23,7 @@ from marketprism_ray.dead_letters import DeadLetters, gap_of
 from marketprism_ray.encoding import data_type_of
 from marketprism_ray.errors import BadBatch, SchemaRefused, SinkUnavailable
 from marketprism_ray.extents import NOTHING, Claim, Extents
-from marketprism_ray.logs import configure
+from marketprism_ray.logs import LogSettings, configure_actor
 from marketprism_ray.records import Gap
 from marketprism_ray.resume import OpenGap, Stored
 from marketprism_ray.sinks import Sink, StreamId
@@ -92,11 +92,11 @@ class SinkActor:
         kind: str,
         settings: ClickHouseSettings | NatsSettings | Sink,
         dead_letters: Path,
-        log_level: str = "info",
+        logs: LogSettings | None = None,
         linger_s: float = 0.0,
         linger_rows: int = 10_000,
     ) -> None:
-        configure(log_level)
+        configure_actor(logs or LogSettings(), f"sink-{kind}")
         self.kind = kind
         self._sink = make_sink(settings)
         self._dead_letters = DeadLetters(dead_letters, kind)

@@ -78,7 +78,9 @@ class System(_Section):
     name: str = Field("marketprism", pattern=r"^[a-z][a-z0-9-]{0,30}$", description="prefix of actor names")
     data_dir: Path = Field(Path("data"), description="state, spill files and the embedded servers' data")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    log_format: Literal["console", "json"] = Field(
+        "console", description="of all processes; actors also write `data_dir/logs`, a file a day, 14 days kept"
+    )
 
 
 class Networking(_Section):
