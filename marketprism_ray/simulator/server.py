@@ -9,7 +9,8 @@
 ``GET /control/truth/frames?page=``       a page of pushed frames, and of ``answers``: Arrow IPC
 ``GET /control/truth/happenings``         faults, sockets, subscriptions, pauses
 ``GET /control/sockets``                  who is connected: venue, number, path, streams
-``GET /control/trades?venue=&symbol=``    Arrow IPC stream of every trade from the first subscription on
+``GET /control/trades?venue=&symbol=``    Arrow IPC stream of every trade from the first subscription on, as the venue
+                                          tells them: fills, or aggregates of fills
 ``GET /control/book?venue=&symbol=``      the true book: levels as text, update id
 ``POST /control/fault``                   inject a fault, see ``wire.Fault``
 ``POST /control/market``                  let something befall an instrument, see ``unrest``: halt, auction, resume,
