@@ -67,6 +67,8 @@ class Watcher:
     def __init__(self, client: Any, symbol: str) -> None:
         self.trades: dict[int, tuple[Decimal, ...]] = {}
         self.order: list[int] = []
+        self.fills: dict[int, int] = {}
+        """Fills that a trade stands for, whose last id it has; 1 where the venue merges none."""
         self.book: Any = None
         self.books = 0
         self.breaks = 0
@@ -87,6 +89,7 @@ class Watcher:
             for trade in found:
                 raw = trade["info"]
                 self.order.append(int(raw.get("trade_seq") or trade["id"]))
+                self.fills[self.order[-1]] = int(raw.get("count", 1))
                 self.trades[self.order[-1]] = tuple(
                     Decimal(str(next(raw[name] for name in names if name in raw)))
                     for names in (("p", "px", "price"), ("q", "sz", "amount"))
@@ -154,9 +157,13 @@ async def follow(venue: str, symbol: str, market: str, events: int, limit_s: flo
         )
         pairs = zip(map(Decimal, truth.truth.prices), map(Decimal, truth.truth.quantities), strict=True)
         emitted = dict(zip(truth.truth.ids, pairs, strict=True))
-        assert {i: emitted[i] for i in watcher.trades} == watcher.trades
+        first, prices = truth.truth.ids[0], truth.truth.prices
+        for last, trade in watcher.trades.items():
+            parts = range(last - watcher.fills[last] + 1, last + 1)
+            assert trade == (emitted[last][0], sum(emitted[i][1] for i in parts))
+            assert {prices[i - first] for i in parts} == {prices[last - first]}, "merged at one price"
         assert len(watcher.order) == len(watcher.trades), "a trade was seen twice"
-        holes = [b for a, b in zip(watcher.order, watcher.order[1:], strict=False) if b != a + 1]
+        holes = [b for a, b in zip(watcher.order, watcher.order[1:], strict=False) if b != a + watcher.fills[b]]
         assert len(holes) <= 1, "only the disconnect may cost trades"
     finally:
         for task in tasks:
