@@ -24,6 +24,20 @@ def following(open_time: int, interval: str, count: int = 1) -> int:
     return int(start.replace(year=months // 12, month=months % 12 + 1).timestamp()) * SECOND
 
 
+def before_opening(at: int, interval: str) -> int:
+    """Give the open time of the last candle that had ended at a time, ns.
+
+    Weeks begin on Monday, as the venues have them, months with the first; all others at multiples of their length.
+    """
+    number, unit = int(interval[:-1]), interval[-1]
+    if unit == "M":
+        start = datetime.fromtimestamp(at // SECOND, UTC).replace(day=1, hour=0, minute=0, second=0)
+        return following(int(start.timestamp()) * SECOND, interval, -1)
+    length = number * _UNITS[unit] * SECOND
+    monday = 4 * _UNITS["d"] * SECOND if unit == "w" else 0
+    return (at - monday) // length * length + monday - length
+
+
 def shortest(interval: str) -> int:
     """Give the least length of a candle, ns: February's for months."""
     number, unit = int(interval[:-1]), interval[-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from marketprism_ray.bars import before_opening
 from marketprism_ray.batching import Batcher
 from marketprism_ray.continuity import Bars, Counted, Hole, Holes, Pushes
 from marketprism_ray.errors import DECODE_ERRORS
@@ -34,6 +35,8 @@ class Line:
             Bars(channel.interval, says_closed=channel.says_closed) if channel.interval else _pushes(channel)
         )
         self.way = Way(place.data_type, place.market_type, place.symbol_name, True, channel.interval or channel.content)
+        self.begun = Way("instrument", place.market_type, place.symbol_name, False, "")
+        """Rows that say since when the instrument is collected."""
         self._stream = stream
 
     def durable(self, claim: Claim, now: int) -> None:
@@ -176,6 +179,9 @@ class RecordStream(Stream):
                 if self.filler is not None:
                     self.filler.hole(line.place, hole, is_written=True)
             last = inherited.newest.get(line.way)
+            if last is None and (begun := inherited.newest.get(line.begun)) is not None:
+                # It was collected and nothing of it is stored: nothing is known since then.
+                last = begun if isinstance(line.time, Pushes) else before_opening(begun, line.time.interval)
             if last is not None:
                 for hole in line.time.resume(last, *lasting):
                     self.write(line, hole, now)

@@ -222,7 +222,8 @@ class Session:
     async def _take_over(self) -> bool:
         """Go on where a predecessor's rows end; False if the stores do not say where that is."""
         assert self.poller is not None
-        ways = [line.way for stream in self._record_streams for line in stream.lines]
+        lines = [line for stream in self._record_streams for line in stream.lines]
+        ways = list(dict.fromkeys(way for line in lines for way in (line.way, line.begun)))
         ways += [line.way for line in self.poller.lines]
         if self._inherit is None or not ways:
             return True

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketprism_ray.bars import candles_between, following
+from marketprism_ray.bars import before_opening, candles_between, following
 from marketprism_ray.continuity import Bars, Hole, Polls, Pushes
 
 SECOND = 1_000_000_000
@@ -234,6 +234,10 @@ def test_months_are_of_the_calendar() -> None:
     assert following(following(january, "1M", 14), "1M", -14) == january
     assert candles_between(january, following(january, "1M", 5), "1M") == 5
     assert candles_between(T0, T0, "1h") == 0
+    assert before_opening(january + 40 * 86_400 * SECOND, "1M") == january
+    assert before_opening(T0 + 90 * SECOND, "1m") == T0
+    week = before_opening(january, "1w")
+    assert (week // (86_400 * SECOND) + 3) % 7 == 0, "a Monday"
 
 
 EVERY = 300 * SECOND

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from conftest import instrument
 
+from marketprism_ray.amounts import instrument_record
 from marketprism_ray.continuity import Hole
 from marketprism_ray.gaps import Place
 from marketprism_ray.records import FundingRate, Gap, Kline, Record, Ticker
@@ -26,7 +28,8 @@ BEST = Way("ticker", "perpetual", "A-USDT-SWAP", True, "best_prices")
 MARKS = Way("funding_rate", "perpetual", "A-USDT-SWAP", True, "")
 CHARGED = Way("funding_rate", "perpetual", "A-USDT-SWAP", False, "")
 CANDLES = Way("kline", "perpetual", "A-USDT-SWAP", True, "1m")
-WAYS = [STATISTICS, BEST, MARKS, CHARGED, CANDLES, Way("ticker", "perpetual", "B-USDT-SWAP", True, "statistics")]
+BEGUN = Way("instrument", "perpetual", "A-USDT-SWAP", False, "")
+WAYS = [BEGUN, STATISTICS, BEST, MARKS, CHARGED, CANDLES, Way("ticker", "perpetual", "B-USDT-SWAP", True, "statistics")]
 
 
 def common(at: int, source: str = "stream") -> dict[str, Any]:
@@ -51,7 +54,13 @@ def gap(opened_at: int, closed_at: int | None, status: Any, revision: int, **mor
     )
 
 
+SWAP = instrument(exchange_name=VENUE, market_type="perpetual", symbol_name="A-USDT-SWAP")
 ROWS: list[list[Record]] = [
+    [
+        instrument_record(
+            instrument(exchange_name=VENUE, market_type="perpetual", symbol_name="A-USDT-SWAP"), NOW - HOUR
+        )
+    ],
     [Ticker(**common(NOW - HOUR * n), content="statistics") for n in (30, 40)]
     + [Ticker(**common(NOW - MINUTE * n), content="best_prices") for n in (5, 2)],
     [FundingRate(**common(NOW - 7 * HOUR, "poll")), FundingRate(**common(NOW - MINUTE))],
@@ -83,6 +92,7 @@ async def test_the_store_says_how_far_each_stream_came_and_what_is_open(servers:
     found = await sink.inherited(VENUE, WAYS, NOW + HOUR)
     assert {way: at for way, at in found.newest.items() if way in WAYS} == {
         STATISTICS: NOW - 30 * HOUR,
+        BEGUN: NOW - HOUR,
         BEST: NOW - 2 * MINUTE,
         MARKS: NOW - MINUTE,
         CHARGED: NOW - 7 * HOUR,
@@ -100,7 +110,7 @@ async def test_the_store_says_how_far_each_stream_came_and_what_is_open(servers:
 async def test_the_stream_says_how_far_what_was_pushed_came(servers: EmbeddedServers) -> None:
     sink = NatsSink(servers.nats_settings())
     await sink.open()
-    for n, records in enumerate(ROWS[:3]):
+    for n, records in enumerate(ROWS[:4]):
         await sink.write([batch_from_records(records)], f"c/1/{n}")
     found = await sink.inherited(VENUE, WAYS, NOW + HOUR)
     assert found.newest == {BEST: NOW - 2 * MINUTE, MARKS: NOW - MINUTE}

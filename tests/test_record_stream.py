@@ -193,3 +193,14 @@ def test_liquidations_that_come_with_trades_have_no_holes_of_their_own() -> None
     bench.open(20)
     bench.tick(30)
     assert bench.rows() == []
+
+
+def test_a_stream_of_which_nothing_was_ever_stored_misses_what_came_since_it_was_collected() -> None:
+    from marketprism_ray.sinks.inherited import Inherited
+
+    bench = Bench(USD_M.channel("liquidation"), USD_M, SWAP)
+    (line,) = bench.stream.lines
+    bench.stream.inherit(Inherited({line.begun: bench.time(-500)}), bench.time(0))
+    bench.open(10)
+    bench.tick(13)
+    assert bench.rows() == [("collector_lost", -500, 10, "unrepairable")]
