@@ -186,17 +186,21 @@ class System:
                 raise MarketPrismError(f"not everything came up within {timeout_s:g} s: {reasons or 'no plan yet'}")
             ended.wait(0.2)
 
-    def forget(self) -> None:
-        """Let go of processes that were killed from outside; `start` begins anew: a drill."""
+    def forget(self, timeout_s: float = 30.0) -> None:
+        """Let go of a coordinator that is about to be killed from outside; `start` makes another: a drill.
+
+        Raises
+        ------
+        MarketPrismError
+            If its name is not free in time.
+        """
+        self._cluster.kill(self._coordinator)
         self._coordinator = None
-        if ray.is_initialized():
-            ray.shutdown()
-        if self._is_local:
-            access.forget()
-        if self.servers is not None:
-            self.servers.stop()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        deadline = time.monotonic() + timeout_s
+        while self._cluster.find(actor_name(self.config.system.name, "coordinator")) is not None:
+            if time.monotonic() > deadline:
+                raise MarketPrismError("the coordinator's name is still taken")
+            time.sleep(0.05)
 
     def stop(self) -> bool:
         """Drain, end actors, Ray and servers; True if everything was delivered."""

@@ -146,8 +146,9 @@ class Injector:
             pids = [int(self._system.servers.state()["supervisor"]), *self._everybody()]
             _signal(pids, signal.SIGSTOP)
             self._disk.copy()
-            _signal(pids, signal.SIGKILL)
             self._system.forget()
+            _signal(pids, signal.SIGKILL)
+            self._system.servers.stop()
             self._disk.put_back()
             self._system.start()
         return f"power cut: {len(pids)} processes ended, what was not synced is gone"
