@@ -257,7 +257,7 @@ class Simulator:
             elif fault.kind == "hangup":
                 if request.transport is not None:
                     request.transport.abort()
-                return web.Response()
+                return web.Response(status=503)  # for the ledger: nobody gets it
             elif fault.kind == "html":
                 return web.Response(text="<html><body>Just a moment...</body></html>", content_type="text/html")
             else:
