@@ -378,8 +378,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "acknowledged-before-written",
         "a sink says that batches are durable before it writes them",
         "actors.sinks",
-        "            await asyncio.gather(*(waiting.written for waiting in written if waiting is not None))\n",
-        "            written.clear()\n",
+        "            written = [self._queue(delivery, collector, epoch) for delivery in deliveries]\n",
+        "            written = [self._queue(delivery, collector, epoch) for delivery in deliveries]\n"
+        "            return {}\n",
         "kill-clickhouse-sink",
     ),
     Mutant(
