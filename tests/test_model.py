@@ -117,7 +117,11 @@ class Collecting(RuleBasedStateMachine):
         self.stream = TradeStream(VENUE, VENUE.channel("trade"), instrument(), self.batcher)
         self.pending: list[tuple[Batch, list[bool]]] = []
         self.asked: list[FetchTrades] = []
-        if plan is not None:
+        self.batched: set[int] = set()
+        if plan is None:
+            # Nothing has been stored yet: the stream begins here.
+            self.began = self.emitted + 1
+        else:
             resume, new = plan
             for gap in [*new, *lacking]:
                 for sink in self.sinks:
@@ -131,9 +135,8 @@ class Collecting(RuleBasedStateMachine):
 
     def check_everything_is_accounted_for(self) -> None:
         """At the moment of taking over: what was emitted and is not in a sink lies in an open row of it."""
-        began = min(n for sink in self.sinks for n in sink.rows)
         for sink in self.sinks:
-            lost = set(range(began, self.emitted + 1)) - sink.rows
+            lost = set(range(self.heard(), self.emitted + 1)) - sink.rows
             assert lost <= self.accounted(sink), f"{sorted(lost - self.accounted(sink))} are silently missing"
 
     def connect(self) -> None:
@@ -173,7 +176,7 @@ class Collecting(RuleBasedStateMachine):
         self.feed.tick(self.now)
         self.act()
 
-    @precondition(lambda self: self.asked)
+    @precondition(lambda self: bool(self.asked))
     @rule(how=st.sampled_from(["whole", "whole", "short", "late", "repeats", "fails", "nonsense"]))
     def answer(self, how: str) -> None:
         """The history answers, with as much as it likes."""
@@ -196,30 +199,37 @@ class Collecting(RuleBasedStateMachine):
 
     # --- batches ---
 
-    @rule()
     def close_batches(self) -> None:
-        self.pending += [(batch, [False, False]) for batch in self.batcher.drain(self.now, force=True)]
+        for batch in self.batcher.drain(self.now, force=True):
+            self.pending.append((batch, [False, False]))
+            if batch.data_type == "trade":
+                rows = batch.data.column("sequence").to_pylist()
+                assert len(set(rows)) == len(rows), "no trade twice"
+                assert not self.batched & set(rows), "no trade twice"
+                self.batched.update(rows)
 
-    @precondition(lambda self: self.pending)
-    @rule(which=st.integers(0, 1), count=st.integers(1, 4))
-    def write(self, which: int, count: int) -> None:
-        """A sink writes what it was given next; the acknowledgement comes with the other's."""
-        self.open_actor(which)
-        for entry in [entry for entry in self.pending if not entry[1][which]][:count]:
-            batch, written = entry
-            self.sinks[which].write(batch)
-            written[which] = True
+    def next_of(self, which: int, data_type: str) -> list[tuple[Batch, list[bool]]]:
+        """Give what a sink has not written of a data type: each has its queue, and keeps its order."""
+        return [entry for entry in self.pending if not entry[1][which] and entry[0].data_type == data_type]
+
+    @rule(where=st.lists(st.tuples(st.integers(0, 1), st.sampled_from(["trade", "trade", "gap"])), max_size=6))
+    def write(self, where: list[tuple[int, str]]) -> None:
+        """Batches are closed, and sinks write some of what they have been given."""
+        self.close_batches()
+        for which, data_type in where:
+            for batch, written in self.next_of(which, data_type)[:1]:
+                self.open_actor(which)
+                self.sinks[which].write(batch)
+                written[which] = True
         self.acknowledge()
 
-    @precondition(lambda self: self.pending)
-    @rule(which=st.integers(0, 1))
-    def write_and_lose_the_answer(self, which: int) -> None:
+    @rule(which=st.integers(0, 1), data_type=st.sampled_from(["trade", "gap"]))
+    def write_and_lose_the_answer(self, which: int, data_type: str) -> None:
         """A sink writes and dies before it answers: its successor gets the same again."""
-        self.open_actor(which)
-        for batch, written in self.pending:
-            if not written[which]:
-                self.sinks[which].write(batch)
-                break
+        self.close_batches()
+        for batch, _ in self.next_of(which, data_type)[:1]:
+            self.open_actor(which)
+            self.sinks[which].write(batch)
         self.sinks[which].known = None
 
     def open_actor(self, which: int) -> None:
@@ -250,6 +260,10 @@ class Collecting(RuleBasedStateMachine):
         self.collector_dies(unheard)
 
     # --- what must hold ---
+
+    def heard(self) -> int:
+        """Give the first trade that any sink has."""
+        return min((n for sink in self.sinks for n in sink.rows if n >= self.began), default=self.emitted + 1)
 
     def accounted(self, sink: FakeSink) -> set[int]:
         """Give what open rows of a sink say is missing."""
@@ -303,10 +317,9 @@ class Collecting(RuleBasedStateMachine):
             return
         self.push(set(), False, False, 1)
         self.settle()
-        heard = min((n for sink in self.sinks for n in sink.rows), default=self.emitted + 1)
         for sink in self.sinks:
-            assert sink.rows == set(range(heard, self.emitted + 1))
-            assert [row for row in sink.gaps.values() if row["status"] == "open"] == []
+            assert {n for n in sink.rows if n >= self.began} == set(range(self.heard(), self.emitted + 1))
+            assert [k for k, row in sink.gaps.items() if row["status"] == "open" and k[1] >= self.began] == []
 
 
 Collecting.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
