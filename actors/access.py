@@ -31,17 +31,23 @@ def token_file(data_dir: Path) -> Path:
     return data_dir.absolute() / "ray.token"
 
 
+def _theirs() -> list[str]:
+    """Give what a user has said himself."""
+    return [name for name in (MODE, TOKEN, TOKEN_PATH) if name in os.environ and name not in _made]
+
+
 def make_token(data_dir: Path) -> None:
-    """Make a token for a new system, for its owner only."""
+    """Make a token for a new system, for its owner only, unless he has said what is to be used."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    write_private(token_file(data_dir), make_secret())
+    token_file(data_dir).unlink(missing_ok=True)
+    if not _theirs():
+        write_private(token_file(data_dir), make_secret())
 
 
 def use_token(data_dir: Path) -> None:
     """Let this process and its children speak to Ray with a system's token, if it has one."""
-    theirs = [name for name in (MODE, TOKEN, TOKEN_PATH) if name in os.environ and name not in _made]
     path = token_file(data_dir)
-    if not theirs and path.exists():
+    if not _theirs() and path.exists():
         _set(MODE, "token")
         _set(TOKEN_PATH, str(path))
     Config.initialize("")

@@ -20,7 +20,7 @@ from actors.coordinator import Coordinator
 from actors.metrics import RayMetrics
 from actors.options import NAMESPACE, actor_name
 from marketprism_ray.config import Config
-from marketprism_ray.errors import MarketPrismError, SinkUnavailable
+from marketprism_ray.errors import ConfigError, MarketPrismError, SinkUnavailable
 from marketprism_ray.running import outcome_file, read_run, run_file, started
 from marketprism_ray.servers import EmbeddedServers, NatsOptions
 from marketprism_ray.sinks.clickhouse import ClickHouseSink
@@ -243,14 +243,20 @@ def attach(data_dir: Path) -> System:
     Raises
     ------
     ConfigError
-        If none runs with this data directory.
+        If none runs with this data directory, or Ray does not let us in.
     """
     run = read_run(data_dir)
     os.environ.update(ENVIRONMENT)
     if run["local"]:
         access.use_token(data_dir)
         access.stay_on_loopback()
-    ray.init(address=run["address"], namespace=NAMESPACE, log_to_driver=False, logging_level="error")
+    try:
+        ray.init(address=run["address"], namespace=NAMESPACE, log_to_driver=False, logging_level="error")
+    except (ConnectionError, ray.exceptions.RayError, RuntimeError) as error:
+        raise ConfigError(
+            f"Ray at {run['address']} does not let us in: {str(error).splitlines()[0]}; the token is that of the "
+            "system's data directory, or the one that was in the environment when it was started"
+        ) from error
     system = System(Config())
     system._coordinator = ray.get_actor(actor_name(run["name"], "coordinator"), NAMESPACE)
     return system

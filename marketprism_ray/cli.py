@@ -8,7 +8,7 @@ import sys
 import click
 
 from marketprism_ray import __version__
-from marketprism_ray.errors import ConfigError, MarketPrismError
+from marketprism_ray.errors import ConfigError, MarketPrismError, mask_urls
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo:demo", "Simulated venues through the whole pipeline, with a verdict."),
@@ -72,10 +72,10 @@ def main() -> None:
     except click.Abort:
         sys.exit(130)
     except ConfigError as error:
-        click.echo(f"marketprism: {error}", err=True)
+        click.echo(mask_urls(f"marketprism: {error}"), err=True)
         sys.exit(2)
     except MarketPrismError as error:
-        click.echo(f"marketprism: {error}", err=True)
+        click.echo(mask_urls(f"marketprism: {error}"), err=True)
         sys.exit(1)
 
 

@@ -7,7 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.frames import CloseCode
 
 from marketprism_ray.clock import Clock
-from marketprism_ray.errors import MarketPrismError
+from marketprism_ray.errors import MarketPrismError, mask_urls
 from marketprism_ray.feed import Feed, FetchSnapshot, FetchTrades, Finished, Reconnect, Replace, Send
 from marketprism_ray.rest import RestClient, is_loopback
 from marketprism_ray.venue import Venue
@@ -40,7 +40,8 @@ class ConnectionSettings:
     max_frame_bytes: int = 16 << 20
     queue_frames: int = 1024
     compression: bool = False
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+    """It may hold a password."""
     replace_margin_s: float = 600.0
     replace_timeout_s: float = 60.0
     fetches: int = 4
@@ -147,7 +148,7 @@ class Connection:
                 await self._live(standby=None)
             except (OSError, TimeoutError, WebSocketException, EOFError) as error:
                 self.counts["failures"] += 1
-                self.last_error = f"{type(error).__name__}: {error}"
+                self.last_error = mask_urls(f"{type(error).__name__}: {error}")
                 # For ever, whatever it is: a certificate or a proxy may be mended while we wait.
                 self._log.warning("connect_failed", error=self.last_error)
             except Exception as error:  # noqa: BLE001 - the shell's edge: its streams must go on

@@ -14,7 +14,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,7 +43,8 @@ class RestSettings:
     attempts: int = 4
     backoff_s: float = 0.5
     max_body_bytes: int = 64 << 20
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+    """It may hold a password."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from marketprism_ray.config import validate
+from marketprism_ray.config import load, validate
+from marketprism_ray.sinks.nats import NatsSettings
 
 pytestmark = pytest.mark.ray
 
@@ -112,6 +114,31 @@ def test_no_secret_is_in_an_argument_of_ray_or_its_logs(system: Any) -> None:
     assert not any(token in file.read_text(errors="replace") for file in logs.rglob("*") if file.is_file())
 
 
+def test_settings_and_configuration_as_arguments_of_an_actor_show_no_secret(system: Any) -> None:
+    import ray
+    from ray.util.state import list_actors
+
+    settings = NatsSettings(("nats://me:hunter2@127.0.0.1:9",), password=SecretStr("hunter2"))
+    config = load(None, {"MARKETPRISM_CLICKHOUSE__PASSWORD": "hunter2"})
+
+    class Failing:
+        def __init__(self, config: Any, settings: Any) -> None:
+            self.given = (config, settings)
+
+        def fail(self) -> None:
+            raise RuntimeError(f"with {self.given!r}")
+
+    actor = ray.remote(num_cpus=0)(Failing).options(name="failing").remote(config, settings)
+    with pytest.raises(ray.exceptions.RayTaskError) as error:
+        ray.get(actor.fail.remote())
+    assert "hunter2" not in str(error.value)
+    assert "with (Config(" in str(error.value)
+    assert "hunter2" not in repr(list_actors(detail=True))
+    assert "hunter2" in settings.servers[0], "it was there to be seen"
+    logs = Path(system._temporary.name)
+    assert not any("hunter2" in file.read_text(errors="replace") for file in logs.rglob("*.*") if file.is_file())
+
+
 def test_a_setting_of_the_users_own_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from actors import access
 
@@ -122,6 +149,8 @@ def test_a_setting_of_the_users_own_is_left_as_it_is(tmp_path: Path, monkeypatch
             for other in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
                 patch.delenv(other, raising=False)
             patch.setenv(name, value)
+            access.make_token(tmp_path)
+            assert not (tmp_path / "ray.token").exists()
             access.use_token(tmp_path)
             assert os.environ[name] == value
             given = {n for n in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if n in os.environ}

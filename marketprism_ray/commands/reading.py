@@ -45,6 +45,9 @@ DATA_DIR = click.option(
 def tail(subject: str, server: str | None, count: int | None, data_dir: Path) -> None:
     """Print live records from NATS, one JSON object a line.
 
+    With --server user and secrets are those of the environment (MARKETPRISM_NATS__USER, MARKETPRISM_NATS__PASSWORD or
+    MARKETPRISM_NATS__TOKEN).
+
     \b
     Examples:
       marketprism tail 'trades-data.>'
@@ -52,7 +55,11 @@ def tail(subject: str, server: str | None, count: int | None, data_dir: Path) ->
     """
     if not SUBJECT.fullmatch(subject):
         raise ConfigError(f"subject {subject!r}: words between dots, without blanks; * is any word, > any rest")
-    settings = NatsSettings((server,)) if server else reader_settings(read_run(data_dir), data_dir)[0]
+    if server:
+        given = load(None).nats
+        settings = NatsSettings((server,), user=given.user, password=given.password, token=given.token)
+    else:
+        settings = reader_settings(read_run(data_dir), data_dir)[0]
 
     async def hint() -> None:
         await asyncio.sleep(HINT_S)
