@@ -21,6 +21,8 @@ from marketprism_ray.sinks.clickhouse import connect
 from marketprism_ray.venues import VENUES
 
 LOOK_S = 0.1
+CRASHES = 3
+"""Kills of a crash loop, at least, if the run is long enough."""
 PATIENCE_S = 10.0
 """For a target that is just being started again."""
 OURS = (b"ray::", b"nats-server", b"marketprism_ray")
@@ -154,22 +156,23 @@ class Injector:
         return f"power cut: {len(pids)} processes ended, what was not synced is gone"
 
     def _crash_loop(self, mishap: Mishap) -> str:
-        """Kill a process, and each that comes after it soon after it is there."""
+        """Kill a process, and each that comes after it soon after it is there; on a slow machine for longer."""
         ends = time.monotonic() + mishap.seconds
         killed, last = 0, None
         for delay in mishap.more["delays"]:
+            left = ends - time.monotonic()
             try:
-                pid = self._pid(mishap.target, last, ends - time.monotonic())
+                pid = self._pid(mishap.target, last, left if killed >= CRASHES else 3600.0)
             except DrillError:
                 break
-            if self._over.wait(delay if killed else 0.0) or time.monotonic() > ends:
+            if self._over.wait(delay if killed else 0.0) or (time.monotonic() > ends and killed >= CRASHES):
                 break
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
             last = pid
-        if not killed:
-            raise DrillError(f"{mishap.target} is not there")
+        if killed < 2:
+            raise DrillError(f"{mishap.target} was killed {killed} times only: give the run more --seconds")
         return f"{mishap.target} killed {killed} times"
 
     def _stall(self, mishap: Mishap) -> str:
