@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import ray
 from test_sinks import trades
 
+from actors.app import System
+from marketprism_ray.config import validate
 from marketprism_ray.errors import SchemaRefused, SinkUnavailable
 from marketprism_ray.query import Store
 from marketprism_ray.records import RECORDS
@@ -174,3 +178,17 @@ def test_the_version_of_a_table_is_known_in_all_its_forms(engine_full: str, vers
     assert plan(name, table, database="d", ttl_days=None).refusals == ()
     other = "trade" if version else "gap"
     assert any("version" in text for text in plan(other, table, database="d", ttl_days=None).refusals)
+
+
+def test_a_system_does_not_start_on_a_store_that_cannot_hold_its_rows(tmp_path: Path) -> None:
+    with EmbeddedServers(tmp_path, nats=None) as before:
+        store = Store(before.clickhouse_settings(database="default"), write=True)
+        store.query("CREATE DATABASE marketprism")
+        statement = create_table("trade", database="marketprism", ttl_days=None)
+        store.query(OLDER["version"][0](statement))
+        store.close()
+    system = System(validate({"system": {"data_dir": str(tmp_path)}}, "test"))
+    with pytest.raises(SchemaRefused, match=r"table marketprism\.trade: its version column is receive_timestamp"):
+        system.start()
+    assert not system.run_file.exists()
+    assert not ray.is_initialized()
