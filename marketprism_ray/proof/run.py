@@ -33,6 +33,8 @@ EXTERNAL_NATS = Nats(mode="external")
 """While tables are made: no server of ours."""
 BEAT_S = 0.05
 LOOK_S = 0.25
+LIVE_S = 180.0
+"""For everything to come up, on a machine that has other things to do as well."""
 
 Show = Callable[[dict[str, Any], Latency, float], None]
 """Called with status, latency and the seconds that passed."""
@@ -141,7 +143,7 @@ def _prove(
     latency = Latency(system.settings["nats"])
     freshness = Freshness(system.settings["clickhouse"])
     try:
-        system.wait_live()
+        system.wait_live(LIVE_S)
         latency.start()
         freshness.start()
         run = _Run(system, simulator, latency, order, disk, say)
@@ -152,7 +154,7 @@ def _prove(
         say("stopping the market, comparing with the truth ledger ...")
         simulator.pause()
         try:
-            system.wait_live()
+            system.wait_live(LIVE_S)
         except MarketPrismError as error:
             verdict.problems.append(str(error))
         _wait_delivered(system)
