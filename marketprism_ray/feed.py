@@ -16,7 +16,7 @@ from marketprism_ray.errors import DECODE_ERRORS, FrameError, shorten
 from marketprism_ray.hot import FrameIntake
 from marketprism_ray.record_stream import RecordStream
 from marketprism_ray.resubscribing import HourlyRequests, Patience
-from marketprism_ray.streams import FeedLink, Stream
+from marketprism_ray.streams import FeedLink, Stream, cause_of
 from marketprism_ray.sync import State
 from marketprism_ray.trade_stream import TradeStream
 from marketprism_ray.venue import (
@@ -277,15 +277,16 @@ class Feed(FrameIntake):
     def closed(self, reason: str, now: int) -> None:
         """Hear that the socket is gone. A standby feed that carries the same streams counts from now on."""
         self.now = now
+        cause = cause_of(reason)
         successors: set[FeedLink] = set()
         for stream in self.streams:
             if self not in stream.feeds:
                 continue
             counted = stream.feeds[0] is self
             if counted and len(stream.feeds) == 1:
-                stream.closed(reason)
+                stream.closed(cause)
             elif counted and not stream.feeds[1].caught_up:
-                stream.cut_short(reason)
+                stream.cut_short(cause)
             stream.feeds.remove(self)
             if counted and stream.feeds:
                 successors.add(stream.feeds[0])

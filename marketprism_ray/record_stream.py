@@ -165,9 +165,7 @@ class RecordStream(Stream):
         self._accepted.discard(feed)
         if self._accepted & set(self.feeds):
             return  # another connection has this stream
-        cause = (
-            "shed" if self.shedding else next((w for w in ("resubscribed", "silent") if w in reason), "disconnected")
-        )
+        cause = "shed" if self.shedding else reason
         for line in self.lines:
             line.interrupted(feed.now, cause, feed.heard)
 

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from marketprism_ray.trade_stream import TradeStream
 
 
+_CAUSES = ("resubscribed", "silent", "cancelled")
+
+
+def cause_of(reason: str) -> str:
+    """Give the word for a gap row: why a connection ended is told in many words, and those belong into the log."""
+    return next((word for word in _CAUSES if word in reason), "disconnected")
+
+
 class FeedLink(Protocol):
     """What a stream asks of the feed that carries it."""
 

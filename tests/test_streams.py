@@ -468,3 +468,21 @@ def test_a_successor_of_a_lost_collector_closes_its_gap_by_a_probe() -> None:
     assert [(g["reason"], g["first_missing"], g["status"]) for g in gaps] == [("collector_lost", 6, "repaired")]
     bench.feed.frame(trade(6), T0)
     assert [row["sequence"] for row in bench.rows("trade")] == [6]
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [
+        ("disconnected: no close frame received or sent", "disconnected"),
+        ("silent for 60 s", "silent"),
+        ("internal error: ValueError: x", "disconnected"),
+        ("cancelled", "cancelled"),
+    ],
+)
+def test_a_gap_says_in_one_word_why_the_connection_ended(reason: str, cause: str) -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.snapshot(bench.book, SNAPSHOT, T0)
+    bench.feed.closed(reason, T0)
+    (gap,) = bench.rows("gap")
+    assert gap["reason"] == cause
