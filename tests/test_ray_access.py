@@ -133,7 +133,8 @@ def test_settings_and_configuration_as_arguments_of_an_actor_show_no_secret(syst
         ray.get(actor.fail.remote())
     assert "hunter2" not in str(error.value)
     assert "with (Config(" in str(error.value)
-    assert "hunter2" not in repr(list_actors(detail=True))
+    ours = ray.get_runtime_context().gcs_address
+    assert "hunter2" not in repr(list_actors(address=ours, detail=True))
     assert "hunter2" in settings.servers[0], "it was there to be seen"
     logs = Path(system._temporary.name)
     assert not any("hunter2" in file.read_text(errors="replace") for file in logs.rglob("*.*") if file.is_file())
