@@ -283,7 +283,7 @@ async def test_nats_that_refuses_us_is_named(
     trustme.CA().cert_pem.write_to_path(str(other))
     settings = NatsSettings(
         (secure_nats,),
-        token="wrong" if wrong == "token" else TOKEN,
+        token=SecretStr("wrong" if wrong == "token" else TOKEN),
         tls_ca=other if wrong == "authority" else authority[2],
     )
     with pytest.raises(SinkUnavailable) as caught:
