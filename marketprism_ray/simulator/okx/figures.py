@@ -16,6 +16,8 @@ from marketprism_ray.simulator.summaries import DAY_MS
 
 _MINUTE_MS = 60_000
 _NEVER = 1 << 62
+MOST_EMPTY = 5_000
+"""Bars without trades that are made in a row; of a longer silence only the end is."""
 _COIN_UNIT = Decimal("1e-12")
 
 
@@ -137,9 +139,13 @@ class Figures:
         for form in [form for form, end in self._ends.items() if end <= now_ms]:
             while (end := self._ends[form]) <= now_ms:
                 bar = self._bars[form]
-                self._bars[form] = Bar.without_trades(end, bar.close)
-                self._ends[form] = end_of(form, end)
                 self.closed.setdefault(form, []).append(bar)
+                following = end_of(form, end)
+                if (now_ms - end) // (following - end) > MOST_EMPTY:
+                    end = open_of(form, now_ms - MOST_EMPTY * (following - end))
+                    following = end_of(form, end)
+                self._bars[form] = Bar.without_trades(end, bar.close)
+                self._ends[form] = following
                 if form == "1m" and bar.volume:
                     self._minutes.append(bar)
                     self._day = _sum(self._day, bar)
