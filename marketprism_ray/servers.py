@@ -262,7 +262,7 @@ class Supervisor:
 
     def _clickhouse(self, port: int) -> list[str]:
         path = self.data_dir / "clickhouse"
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         served = ["--path", str(path), "--port", str(port), "--credentials", str(self.data_dir)]
         return [sys.executable, "-m", "marketprism_ray.clickhouse_http", *served]
 

@@ -61,7 +61,7 @@ class _Segment:
     """A file that is only appended to, and given back when nothing in it is needed."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = path
         self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         self.size = 0
@@ -159,7 +159,7 @@ class Spill:
             os.ftruncate(self._segments[-1].file, 0)
             self._segments[-1].size = 0
         if not self._segments or self._segments[-1].size >= self._segment_bytes:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             free = shutil.disk_usage(self.folder).free
             if free < self._reserve + self._segment_bytes:
                 raise OSError(f"{free:,} bytes are free, {self._reserve + self._segment_bytes:,} must be")

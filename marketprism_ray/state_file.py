@@ -74,7 +74,7 @@ class StateFile:
         OSError
             If the disk does not take it; what was there stays.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = self.path.with_suffix(".new")
         with draft.open("w") as file:
             file.write(json.dumps(content))

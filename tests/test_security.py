@@ -287,6 +287,8 @@ def test_secrets_are_in_private_files_and_nowhere_else(servers: EmbeddedServers,
         if file.is_file() and any(value in file.read_text(errors="replace") for value in values):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
             assert file.name in ("credentials.json", "nats.conf")
+    # What lies in the databases is for those who have a password as well.
+    assert [stat.S_IMODE((servers.data_dir / name).stat().st_mode) for name in ("clickhouse", "nats")] == [0o700] * 2
     for pid in [servers.state()["supervisor"], *(servers.state()[name]["pid"] for name in ("nats", "clickhouse"))]:
         for what in ("cmdline", "environ"):
             seen = Path(f"/proc/{pid}/{what}").read_bytes()
