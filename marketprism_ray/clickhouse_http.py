@@ -24,6 +24,7 @@ import json
 import os
 import queue
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -70,6 +71,9 @@ BODY_BYTES = 512 << 20
 QUERY_BYTES = 8 << 20
 """Of a reader's request, packed and unpacked."""
 READER_LIMITS = {"max_execution_time": "300", "max_memory_usage": str(4 << 30)}
+SHORT_BYTES = 8 << 20
+"""With less free disk nothing is merged any more."""
+DISK_LOOK_S = 0.05
 POOL = 16
 """Connections of the engine that wait for the next request with the same settings."""
 
@@ -190,6 +194,23 @@ class Engine:
                     connection.close()
             self._free.clear()
         self._keep.close()
+
+    def mind_disk(self, ended: threading.Event) -> None:
+        """Watch the disk; when it is full, merge no more and say so, once: then the supervisor starts us again.
+
+        The engine commits a merge whose files could not be written, and reads what is not there from then on (code
+        246). When it starts it compares sizes, and takes the parts again that were merged.
+        """
+        while not ended.wait(DISK_LOOK_S):
+            if shutil.disk_usage(self._path).free < SHORT_BYTES:
+                break
+        else:
+            return
+        sys.stderr.write(f"{self._path}: no space left on device: merging stops until the next start\n")
+        sys.stderr.flush()
+        connection = chdb.connect(self._path)
+        connection.query("SYSTEM STOP MERGES")
+        connection.close()
 
     def _take(self, settings: tuple[tuple[str, str], ...]) -> Any:
         """Give a connection that has these settings."""
@@ -456,8 +477,13 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the engine raises plain Exception: taken or unreadable directory
         sys.exit(f"{path}: {error}")
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    ended = threading.Event()
+    watch = threading.Thread(target=server.engine.mind_disk, args=(ended,), daemon=True)
+    watch.start()
     print(json.dumps({"port": server.server_address[1]}), flush=True)
     server.serve_forever(poll_interval=0.1)
+    ended.set()
+    watch.join()
     server.engine.close()
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
 import os
+import queue
 import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +34,7 @@ def settle_gc() -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent ends, however it ends (Linux)."""
+    """Ask the kernel for SIGTERM when the parent ends, or its thread that started us, however it ends (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() == 1:
@@ -65,17 +68,7 @@ class ChildProcess:
         MarketPrismError
             If it ended instead, with the last of what it wrote, or did not get ready in time.
         """
-        log = self._log.open("ab") if self._log is not None else None
-        # A session of its own: Ctrl-C in a terminal goes to the parent, which stops its children in order.
-        self._process = subprocess.Popen(
-            self._command,
-            stdout=subprocess.PIPE,
-            stderr=log or subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        if log is not None:
-            log.close()
+        self._process = self._spawn()
         line = self._first_line(timeout_s)
         if not line:
             self._process.kill()
@@ -87,6 +80,40 @@ class ChildProcess:
             raise MarketPrismError(f"{self._command[2]} did not start: {lines[-1] if lines else 'no word from it'}")
         self.ready = json.loads(line)
         return self.ready
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """Start it from a thread that lives as long as it does.
+
+        A child that dies with its parent dies with the thread that started it: the kernel means threads there.
+        """
+        answer: queue.SimpleQueue[subprocess.Popen[bytes] | OSError] = queue.SimpleQueue()
+
+        def live() -> None:
+            try:
+                process = self._popen()
+            except OSError as error:
+                answer.put(error)
+                return
+            answer.put(process)
+            process.wait()
+
+        threading.Thread(target=live, name=f"parent of {self._command[2]}", daemon=True).start()
+        found = answer.get()
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def _popen(self) -> subprocess.Popen[bytes]:
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(self._log.open("ab")) if self._log is not None else None
+            # A session of its own: Ctrl-C in a terminal goes to the parent, which stops its children in order.
+            return subprocess.Popen(
+                self._command,
+                stdout=subprocess.PIPE,
+                stderr=log or subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def _first_line(self, timeout_s: float) -> bytes:
         assert self._process is not None

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -35,6 +36,9 @@ if TYPE_CHECKING:  # the supervisor does without the clients of its servers
 DISK_FULL = b"no space left on device"
 ROOM_BYTES = 32 << 20
 """Free bytes that make it worth to start a server again that ran out of disk."""
+CLICKHOUSE_PATIENCE_S = 240.0
+"""ClickHouse is started again also on a disk that stays full: it finds parts that were merged without room then, and
+keeps for 480 s what they were merged from."""
 LOOK_S = 1.0
 RESTART_WAIT_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -130,7 +134,7 @@ def nats_configuration(port: int, store: Path, credentials: Credentials, options
 class _Server:
     """One supervised server."""
 
-    def __init__(self, name: str, port: int, command: list[str], log: Path) -> None:
+    def __init__(self, name: str, port: int, command: list[str], log: Path, patience_s: float = math.inf) -> None:
         self.name = name
         self.port = port
         self.restarts = -1
@@ -139,7 +143,8 @@ class _Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._next_try = 0.0
         self._read = 0
-        self.ran_out_of_disk = False
+        self._patience_s = patience_s
+        self._ran_out: float | None = None
 
     @property
     def pid(self) -> int:
@@ -154,7 +159,7 @@ class _Server:
                 self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent
             )
         self._read = self._log.stat().st_size
-        self.ran_out_of_disk = False
+        self._ran_out = None
         self.restarts += 1
         self._next_try = time.monotonic() + RESTART_WAIT_S[min(self.restarts, len(RESTART_WAIT_S) - 1)]
 
@@ -166,16 +171,22 @@ class _Server:
         return True
 
     def look(self, free_bytes: int) -> bool:
-        """Read what it says; end it if it has run out of disk and there is room again.
+        """Read what it says; end it if it has run out of disk and there is room again, or there was none for long.
 
         nats-server takes no more messages for a stream after one could not be written, also when there is room again.
+        ClickHouse has used parts that it merged without room: when it starts it sets them aside and takes what they
+        were merged from.
         """
         with self._log.open("rb") as log:
             log.seek(self._read)
             said = log.read()
         self._read += len(said)
-        self.ran_out_of_disk = self.ran_out_of_disk or DISK_FULL in said
-        if not self.ran_out_of_disk or free_bytes < ROOM_BYTES or not self.is_running():
+        now = time.monotonic()
+        if self._ran_out is None and DISK_FULL in said:
+            self._ran_out = now
+        if self._ran_out is None or not self.is_running():
+            return False
+        if free_bytes < ROOM_BYTES and now - self._ran_out < self._patience_s:
             return False
         self.stop()
         return True
@@ -248,7 +259,8 @@ class Supervisor:
             if wanted is not None:
                 port = wanted or free_port()
                 check_port(port, name)
-                self._servers.append(_Server(name, port, make(port), self.data_dir / f"{name}.log"))
+                patience_s = CLICKHOUSE_PATIENCE_S if name == "clickhouse" else math.inf
+                self._servers.append(_Server(name, port, make(port), self.data_dir / f"{name}.log", patience_s))
         for server in self._servers:
             server.start()
         for server in self._servers:
