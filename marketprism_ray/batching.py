@@ -304,10 +304,14 @@ class DeltaBuffer(_Buffer):
     data_type = "orderbook_delta"
 
     def edges(self, rows: list[Any], data: pa.RecordBatch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Give the update ids that changes go through; a snapshot stands for itself."""
-        lasts = data.column("last_update_id").to_numpy()
-        previous = data.column("previous_update_id").to_numpy()
-        return np.where(data.column("is_snapshot").to_numpy(zero_copy_only=False), lasts, previous + 1), lasts
+        """Give the update ids that changes go through; a snapshot stands for itself.
+
+        A change that continues a snapshot may have begun before it.
+        """
+        names = ("first_update_id", "last_update_id", "previous_update_id")
+        firsts, lasts, previous = (data.column(name).to_numpy() for name in names)
+        begun = np.where(lasts >= previous, np.minimum(firsts, previous + 1), previous + 1)
+        return np.where(data.column("is_snapshot").to_numpy(zero_copy_only=False), lasts, begun), lasts
 
     def build(self, owners: list[Owner], rows: list[Any], received: list[int]) -> pa.RecordBatch:
         """Make columns of (previous id, delta, nanoseconds of its time unit)."""
@@ -369,10 +373,12 @@ class RecordBuffer(_Buffer):
         return tuple(Counter(owner for owner in owners if isinstance(owner, Awaiting)).items())
 
     def claims(self, owners: list[Owner], rows: list[Any], data: pa.RecordBatch) -> dict[str, Claim]:
-        """Give the sequences that rows about holes say will never come."""
+        """Give the sequences that rows about holes say will never come, or that there are none."""
         edges: dict[Owner, list[tuple[int, int, int]]] = {}
         for owner, row in zip(owners, rows, strict=True):
-            if isinstance(row, Gap) and owner.marked_by and row.status == "unrepairable":
+            if not isinstance(row, Gap) or not owner.marked_by:
+                continue
+            if row.status == "unrepairable" or (row.status == "repaired" and row.missing_count == 0):
                 first, last = row.first_missing, row.last_missing
                 if first is not None and last is not None and first <= last:
                     time = row.closed_at or row.opened_at

@@ -102,8 +102,11 @@ class BookStream(BookIntake, Stream):
 
     @property
     def standby_is_live(self) -> bool:
-        """True when the second book could take over."""
-        return self._standby is not None and self._standby.state is State.LIVE
+        """True when the second book could take over: it is not known to be behind the first."""
+        new, old = self._standby, self.sync
+        if new is None or new.state is not State.LIVE:
+            return False
+        return not (new.is_doubtful and old.is_live and new.last < old.last)
 
     def of(self, link: FeedLink) -> BookSync:
         """Give the book that a feed drives."""
@@ -112,12 +115,11 @@ class BookStream(BookIntake, Stream):
     def promoted(self) -> None:
         """Let the second book take over; what the first one had lost stays lost."""
         if self._standby is not None:
-            if self.sync.state is State.LIVE and self._standby.state is not State.LIVE:
-                self.gap_opened("disconnected", self.sync.last, self.sync.last_time)
-            self.sync, self._standby = self._standby, None
-            if self._open is not None and self.sync.is_live:
-                self.gap_closed(self.sync.last, self.sync.last_time, self.feed.now)
-            self.sync.hand_over(self, gap_is_open=self._open is not None)
+            old, new = self.sync, self._standby
+            self.sync, self._standby = new, None
+            if old.is_live and not (new.is_live and new.begun <= old.last):
+                self.gap_opened("disconnected", old.last, old.last_time)
+            new.hand_over(self, lost=None if self._open is None else self._open[1])
 
     def attached(self) -> None:
         """Ask again for a snapshot that an earlier connection was fetching."""
@@ -166,13 +168,13 @@ class BookStream(BookIntake, Stream):
             first_missing=last + 1,
         )
 
-    def gap_closed(self, first: int, time: int, received: int) -> None:
+    def gap_closed(self, last: int, time: int, received: int, *, is_whole: bool) -> None:
         """Write down that the book is live again; venues do not give back lost changes."""
         if self._open is None:
             return
-        reason, last, opened_at = self._open
+        reason, before, opened_at = self._open
         self._open = None
-        if first <= last:
+        if last < before:
             self.since = self._ns(time)  # the venue counts afresh
         self._gap(
             received,
@@ -180,14 +182,22 @@ class BookStream(BookIntake, Stream):
             reason=reason,
             opened_at=self._ns(opened_at),
             closed_at=self._ns(time),
-            first_missing=last + 1,
-            last_missing=first,
-            status="unrepairable",
+            first_missing=before + 1,
+            last_missing=last,
+            missing_count=0 if is_whole else None,
+            status="repaired" if is_whole else "unrepairable",
         )
 
     def clock_stepped(self, moved: int) -> None:
-        """Publish when it would have been due."""
+        """Publish, and look again, when it would have been due."""
         self.next_publish += moved
+        self.sync.clock_stepped(moved)
+        if self._standby is not None:
+            self._standby.clock_stepped(moved)
+
+    def unsubscribed(self, feed: FeedLink) -> None:
+        """Look for changes that are missed meanwhile."""
+        self.of(feed).doubt(feed.now)
 
     def publish(self, now: int) -> None:
         """Publish the book if it is live, due and changed."""
@@ -226,5 +236,5 @@ class _StandbyOutputs:
     def gap_opened(self, reason: str, last: int, time: int) -> None:
         """Nothing is lost: the first book still counts."""
 
-    def gap_closed(self, first: int, time: int, received: int) -> None:
+    def gap_closed(self, last: int, time: int, received: int, *, is_whole: bool) -> None:
         """Nothing was open."""

@@ -463,6 +463,9 @@ class Feed(FrameIntake):
         for key, subscription in self._subscriptions.items():
             if subscription.patience.wanted:
                 self._resubscribe_due(key)
+        for book in self._books:
+            if self in book.feeds:
+                book.of(self).look_again(now)
         if self.standby:
             self._check_standby()
         else:

@@ -486,3 +486,54 @@ def test_a_gap_says_in_one_word_why_the_connection_ended(reason: str, cause: str
     bench.feed.closed(reason, T0)
     (gap,) = bench.rows("gap")
     assert gap["reason"] == cause
+
+
+def test_a_replacement_that_began_after_the_book_it_replaces_leaves_a_gap_between_the_two() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.snapshot(bench.book, SNAPSHOT, T0)
+    bench.feed.frame(depth(6, 6), T0)
+    second = bench.new_feed(standby=True)
+    second.opened(T0)
+    second.frame(b'{"result":null,"id":1}', T0)
+    second.frame(depth(9, 9), T0)
+    second.snapshot(bench.book, SNAPSHOT.replace(b"5", b"8"), T0)
+    bench.feed.closed("disconnected", T0)
+    second.frame(depth(10, 10), T0)
+    gaps = [g for g in bench.rows("gap") if g["data_type"] == "orderbook_delta"]
+    assert [(g["status"], g["first_missing"], g["last_missing"]) for g in gaps] == [
+        ("open", 7, None), ("unrepairable", 7, 8)]  # fmt: skip
+
+
+def test_a_gap_of_a_book_that_the_replacement_has_seen_whole_is_none() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.snapshot(bench.book, SNAPSHOT, T0)
+    bench.feed.frame(depth(6, 6), T0)
+    second = bench.new_feed(standby=True)
+    second.opened(T0)
+    second.frame(b'{"result":null,"id":1}', T0)
+    second.frame(depth(6, 6), T0)
+    second.snapshot(bench.book, SNAPSHOT, T0)
+    second.frame(depth(7, 7), T0)
+    bench.feed.frame(depth(8, 8), T0)
+    bench.feed.closed("disconnected", T0)
+    gaps = [g for g in bench.rows("gap") if g["data_type"] == "orderbook_delta"]
+    assert [(g["status"], g["first_missing"], g["missing_count"]) for g in gaps] == [
+        ("open", 7, None), ("repaired", 7, 0)]  # fmt: skip
+
+
+def test_a_live_book_that_nothing_has_continued_is_compared_with_another_snapshot() -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.snapshot(bench.book, SNAPSHOT, T0)
+    bench.feed.actions.clear()
+    bench.feed.tick(T0 + SECOND)
+    assert bench.actions(FetchSnapshot) == []
+    bench.feed.tick(T0 + 2 * SECOND)
+    assert len(bench.actions(FetchSnapshot)) == 1
+    bench.feed.snapshot(bench.book, SNAPSHOT.replace(b"5", b"7"), T0 + 2 * SECOND)
+    bench.feed.tick(T0 + 4 * SECOND)
+    bench.feed.snapshot(bench.book, SNAPSHOT.replace(b"5", b"7"), T0 + 4 * SECOND)
+    gaps = [(g["status"], g["first_missing"], g["last_missing"]) for g in bench.rows("gap")]
+    assert gaps == [("open", 6, None), ("unrepairable", 6, 7)]

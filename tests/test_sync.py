@@ -26,8 +26,8 @@ class Log:
     def gap_opened(self, reason: str, last: int, time: int) -> None:
         self.steps.append(("gap", reason, last))
 
-    def gap_closed(self, first: int, time: int, received: int) -> None:
-        self.steps.append(("closed", first))
+    def gap_closed(self, last: int, time: int, received: int, *, is_whole: bool) -> None:
+        self.steps.append(("whole" if is_whole else "closed", last))
 
 
 def codec(venue: str) -> BookCodec:
@@ -150,7 +150,8 @@ def test_pushed_snapshot_makes_the_book_live_and_a_second_one_replaces_it() -> N
     sync.delta(whole(7, bid="8"), 0)
     bid, _ = sync.best()
     assert bid == WireLevel("8", "1")
-    assert log.steps == [("delta", SNAPSHOT_ID, 5), ("delta", SNAPSHOT_ID, 7)]
+    assert log.steps == [
+        ("delta", SNAPSHOT_ID, 5), ("gap", "resubscribed", 5), ("delta", SNAPSHOT_ID, 7), ("closed", 7)]  # fmt: skip
 
 
 def test_updates_queued_before_a_pushed_snapshot_are_part_of_it() -> None:
