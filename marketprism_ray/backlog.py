@@ -38,6 +38,7 @@ class Job:
     """Times of the rows that were brought back."""
     failures: int = 0
     not_before: int = 0
+    """When it is due, ns of a clock that is never set."""
     is_written: bool = False
     """A row of it is in the ledger."""
 
@@ -117,7 +118,7 @@ class Backlog:
         self._jobs.pop((place, opened_at), None)
 
     def take(self, now: int) -> Job | None:
-        """Give a job that is due, until it is put back or done."""
+        """Give a job that is due, until it is put back or done; ``now`` by a clock that is never set, ns."""
         due = [key for key, job in self._jobs.items() if job.not_before <= now and key not in self._taken]
         if not due:
             return None
@@ -130,7 +131,7 @@ class Backlog:
         self._taken.discard((job.place, job.hole.opened_at))
 
     def failed(self, job: Job, now: int) -> None:
-        """Ask again later, and later each time."""
+        """Ask again later, and later each time; ``now`` by a clock that is never set, ns."""
         job.not_before = now + int(RETRY_S[min(job.failures, len(RETRY_S) - 1)] * SECOND)
         job.failures += 1
         self.put_back(job)
@@ -141,17 +142,16 @@ class Backlog:
         if self._jobs.get((job.place, job.hole.opened_at)) is job:
             del self._jobs[job.place, job.hole.opened_at]
 
-    def clock_stepped(self, moved: int) -> None:
-        """Move along with the clock."""
-        for job in self._jobs.values():
-            job.not_before += moved
-
 
 def outcome(job: Job, now: int) -> Hole | None:
     """Give the hole as it is after its last page: with ``missing`` as the venue's history tells; None to ask again.
 
     A hole is whole when all of its rows are there. Candles can be counted; of other rows there are as many as the
     history has, once it had time to get them.
+
+    Parameters
+    ----------
+    now : time at the venue, ns
     """
     assert job.hole.closed_at is not None
     found = len(job.found)
@@ -162,6 +162,6 @@ def outcome(job: Job, now: int) -> Hole | None:
 
 
 def is_kept(job: Job, now: int) -> bool:
-    """Tell whether the venue still has the whole of a hole."""
+    """Tell whether the venue still has the whole of a hole; ``now`` is the time there, ns."""
     keeps_s = job.history.keeps_s
     return keeps_s is None or job.first > now - int(keeps_s * SECOND)

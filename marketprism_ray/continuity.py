@@ -246,7 +246,6 @@ class Bars:
         """Reason of the hole that was written down and lasts; empty if there is none."""
         self._first: int | None = None
         """Open time of the first candle that was ours to see."""
-        self._delay: int | None = None
 
     def resume(self, last: int, opened_at: int | None = None, reason: str = "collector_lost") -> Holes:
         """Continue after a predecessor; also when it is found out late how far that one came.
@@ -268,16 +267,14 @@ class Bars:
         """Remember why the next candle may be missing."""
         self._why = self._why or reason
 
-    def row(self, open_time: int, close_time: int, is_closed: bool, delay: int = 0) -> Holes:
+    def row(self, open_time: int, close_time: int, is_closed: bool) -> Holes:
         """Take an update of a candle.
 
         Parameters
         ----------
         open_time, close_time : of the candle, ns
         is_closed : it is the final one
-        delay : between the update's own time and its receipt, ns
         """
-        self._delay = delay if self._delay is None else min(delay, self._delay)
         if self._first is None:
             self._first = open_time
         if self._expected is None:
@@ -297,10 +294,10 @@ class Bars:
         return holes
 
     def tick(self, now: int) -> Holes:
-        """Look at the time: a candle may be overdue."""
+        """Look at the time at the venue, ns: a candle may be overdue."""
         if self._expected is None or self._lasting:
             return NONE
-        if now - (self._delay or 0) < following(self._expected, self.interval) + LATE_NS:
+        if now < following(self._expected, self.interval) + LATE_NS:
             return NONE
         if not self._says_closed and not self._why:
             end = following(self._expected, self.interval)
@@ -310,9 +307,7 @@ class Bars:
         return (Hole(following(self._expected, self.interval, -1), None, self._lasting),)
 
     def clock_stepped(self, moved: int) -> None:
-        """Move what is in our clock's time along with it."""
-        if self._delay is not None:
-            self._delay += moved
+        """Do nothing: it knows the venue's time alone."""
 
     def _hole(self, end: int, reason: str) -> Hole:
         assert self._expected is not None

@@ -128,7 +128,11 @@ async def _fetch(
     while job.cursor <= job.last:
         request = job.request()
         answer = await rest.get(request)
-        records = job.rows(job.history.answer.decode(answer.body, request.params, lookup, answer.received))
+        # Candles are open or closed by the venue's time.
+        decoded = job.history.answer.decode(
+            answer.body, request.params, lookup, rest.clock.at(answer.received) or answer.received
+        )
+        records = job.rows([msgspec.structs.replace(r, receive_timestamp=answer.received) for r in decoded])
         known = store.times(job.place, _time(records[0]), _time(records[-1])) if records else set()
         new = [msgspec.structs.replace(r, source="backfill") for r in records if _time(r) not in known]
         if new:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -228,7 +227,8 @@ class Poller:
         """Do one poll: ask, decode, keep what is new. A request that fails holds up no other."""
         task.runs += 1
         try:
-            for request, lines in task.requests(time.time_ns()):
+            now = self._rest.wall_ns()
+            for request, lines in task.requests(self._rest.clock.at(now) or now):
                 await self._ask(task, request, lines)
         except asyncio.CancelledError:
             if not self._stopping:
@@ -259,7 +259,7 @@ class Poller:
         if text != task.owner.last_error:
             self._log.warning("poll_failed", job=task.poll.job, data_type=task.poll.data_type, error=text)
         task.owner.last_error = text
-        now = time.time_ns()
+        now = self._rest.wall_ns()
         for line in lines:
             self._write(line, line.time.failed(now), now)
 

@@ -19,6 +19,7 @@ from marketprism_ray.records import Kline, Record
 from marketprism_ray.sinks.inherited import Inherited, Way
 from marketprism_ray.streams import FeedLink, Stream
 from marketprism_ray.venue import Channel, RecordCodec, Venue
+from marketprism_ray.venue_clock import VenueClock
 
 
 class Line:
@@ -47,7 +48,7 @@ class Line:
         if isinstance(self.time, Pushes):
             return self.time.row(record.timestamp, received)
         assert isinstance(record, Kline)
-        return self.time.row(record.open_time, record.close_time, record.is_closed, received - record.timestamp)
+        return self.time.row(record.open_time, record.close_time, record.is_closed)
 
     def interrupted(self, now: int, reason: str, heard: int) -> None:
         """Hear that nothing is pushed from now on."""
@@ -89,6 +90,8 @@ class RecordStream(Stream):
         self.shedding = False
         """True while nothing is read because the sinks cannot take more."""
         self.filler: Filler | None = None
+        self.clock = VenueClock()
+        """Time at the venue; streams of a session share one."""
         self._decode = self.codec.decode
         self.data_types = frozenset(channel.data_type for channel in channels)
         self._lookup = {instrument.venue_symbol: instrument for instrument in instruments}.get
@@ -120,6 +123,7 @@ class RecordStream(Stream):
                 line = lines.get((record.table, record.symbol_name)) or self._place(record)
                 if line is not None:
                     self.records += 1
+                    self.clock.row(record.timestamp, received)
                     batcher.record(line, record, received)
                     for hole in line.row(record, received):
                         self.write(line, hole, received)
@@ -178,7 +182,8 @@ class RecordStream(Stream):
                     self.filler.hole(line.place, hole, is_written=True)
             last = inherited.newest.get(line.way)
             if last is None and (begun := inherited.newest.get(line.begun)) is not None:
-                # It was collected and nothing of it is stored: nothing is known since then.
+                # It was collected and nothing of it is stored: nothing is known since then, by our clock.
+                begun = self.clock.at(begun) or begun
                 last = begun if isinstance(line.time, Pushes) else before_opening(begun, line.time.interval)
             if last is not None:
                 for hole in line.time.resume(last, *lasting):
@@ -188,8 +193,12 @@ class RecordStream(Stream):
         """Look at the time, also while there is no connection; call a few times a second."""
         if self.shedding:
             return  # what waits in the socket is late, not lost
+        at_venue = self.clock.at(now)
         for line in self.lines:
-            for hole in line.time.tick(now):
+            moment = at_venue if isinstance(line.time, Bars) else now
+            if moment is None:
+                continue  # nobody knows yet what time it is there
+            for hole in line.time.tick(moment):
                 self.write(line, hole, now)
 
     def clock_stepped(self, moved: int) -> None:

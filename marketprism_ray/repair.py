@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -87,6 +88,7 @@ class Repairer:
         rest: RestClient,
         batcher: Batcher,
         clock: Clock,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.venue = venue
         self.backlog = Backlog()
@@ -100,6 +102,7 @@ class Repairer:
         self._rest = rest
         self._batcher = batcher
         self._clock = clock
+        self._monotonic_ns = monotonic_ns
         self._owners: dict[tuple[Place, int], RepairedRows] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._log = log.bind(venue=venue.name)
@@ -141,21 +144,24 @@ class Repairer:
 
     async def _run(self) -> None:
         while True:
-            job = self.backlog.take(self._clock.wall_ns())
+            # What time it is there tells what has ended: before that is known nothing can be asked for.
+            is_known = self._rest.clock.delay is not None
+            job = self.backlog.take(self._monotonic_ns()) if is_known else None
             if job is None:
                 await asyncio.sleep(IDLE_S)
             else:
                 await self.step(job)
 
     async def step(self, job: Job) -> None:
-        """Ask for one page of a hole and keep what belongs into it."""
-        if not is_kept(job, now := self._clock.wall_ns()) and job.cursor == job.first:
+        """Ask for one page of a hole and keep what belongs into it; the time at the venue must be known."""
+        if not is_kept(job, now := self._at_venue(self._clock.wall_ns())) and job.cursor == job.first:
             self._forget_the_oldest(job, now)
         request = job.request()
         try:
             answer = await self._rest.get(request)
             lookup = {job.instrument.venue_symbol: job.instrument}.get
-            records = job.history.answer.decode(answer.body, request.params, lookup, answer.received)
+            now = self._at_venue(answer.received)
+            records = job.history.answer.decode(answer.body, request.params, lookup, now)
         except (VenueError, TransportError) as error:
             self._failed(job, f"{request.path}: {error}")
             return
@@ -168,11 +174,17 @@ class Repairer:
             owner.waiting += 1
             # Candles say themselves which copy counts; of other rows it is the newest word.
             more = {} if isinstance(record, Kline) else {"revision": self._batcher.revision()}
-            self._batcher.record(owner, msgspec.structs.replace(record, source="backfill", **more), answer.received)
+            kept = msgspec.structs.replace(record, source="backfill", receive_timestamp=answer.received, **more)
+            self._batcher.record(owner, kept, answer.received)
         if job.cursor <= job.last:
             self.backlog.put_back(job)
             return
-        self._judge(job, answer.received)
+        self._judge(job, now)
+
+    def _at_venue(self, moment: int) -> int:
+        at = self._rest.clock.at(moment)
+        assert at is not None
+        return at
 
     def _forget_the_oldest(self, job: Job, now: int) -> None:
         """Begin where the history begins: what is before is gone, and the row will say so."""
@@ -210,11 +222,10 @@ class Repairer:
         owner.when_stored(close)
 
     def _failed(self, job: Job, error: str, *, is_error: bool = True) -> None:
-        now = self._clock.wall_ns()
-        self.backlog.failed(job, now)
+        self.backlog.failed(job, self._monotonic_ns())
         if not job.is_written:
             job.is_written = True
-            self._write(job, job.hole, now, 0, may_be_repaired=True)
+            self._write(job, job.hole, self._clock.wall_ns(), 0, may_be_repaired=True)
         if is_error:
             self.failures += 1
             if error != self.last_error:
@@ -224,10 +235,6 @@ class Repairer:
     def _write(self, job: Job, hole: Hole, now: int, repaired: int, *, may_be_repaired: bool) -> None:
         owner = RepairedRows(f"{self.venue.name}/{job.place.data_type}/gap", job.instrument)
         write_gap(self._batcher, owner, job.place, hole, now, may_be_repaired=may_be_repaired, repaired=repaired)
-
-    def clock_stepped(self, moved: int) -> None:
-        """Move along with the clock."""
-        self.backlog.clock_stepped(moved)
 
     def status(self) -> dict[str, object]:
         """Give what an operator wants to know."""

@@ -26,6 +26,7 @@ from aiohttp_socks import ProxyConnector, ProxyError
 from marketprism_ray.budget import CircuitBreaker, RequestBudget
 from marketprism_ray.errors import CircuitOpen, RateLimited, TransportError, VenueError, shorten
 from marketprism_ray.venue import Request, Venue
+from marketprism_ray.venue_clock import VenueClock
 
 log = structlog.get_logger("rest")
 
@@ -49,10 +50,16 @@ class RestSettings:
 
 @dataclass(frozen=True, slots=True)
 class RestAnswer:
-    """A good answer and when it came, ns."""
+    """A good answer and when it came, ns.
+
+    Parameters
+    ----------
+    sent : when the venue sent it, by its own word (``Date``, whole seconds), ns; None if it does not say
+    """
 
     body: bytes
     received: int
+    sent: int | None = None
 
 
 class RestClient:
@@ -78,6 +85,10 @@ class RestClient:
         self.counts = dict.fromkeys(("requests", "failures", "rate_limited", "retries"), 0)
         self.on_answer: Callable[[Request, bytes, int], None] | None = None
         """Hears of every good answer (recording)."""
+        self.wall_ns: Callable[[], int] = time.time_ns
+        """Gives the time of receipt, ns since the epoch."""
+        self.clock = VenueClock()
+        """Told by the heads of answers, and by whoever reads rows."""
         self._session: aiohttp.ClientSession | None = None
         self._queues: dict[str, list[tuple[int, int]]] = defaultdict(list)
         """Budget -> (priority, ticket) of those who wait for it, as a heap; who has gone is dropped at the head."""
@@ -179,7 +190,9 @@ class RestClient:
                 status, headers = answer.status, answer.headers
         except (aiohttp.ClientError, ProxyError, TimeoutError, OSError) as error:
             raise TransportError(f"{where}: {type(error).__name__}: {error}") from error
-        received = time.time_ns()
+        received = self.wall_ns()
+        if (sent := sent_at(headers)) is not None:
+            self.clock.head(sent, received)
         self.budget.observe(headers, time.monotonic_ns())
         if len(body) > self.settings.max_body_bytes:
             raise TransportError(f"{where}: answer above {self.settings.max_body_bytes} bytes")
@@ -197,12 +210,20 @@ class RestClient:
         self.breaker.succeeded()
         if self.on_answer is not None:
             self.on_answer(request, body, received)
-        return RestAnswer(body, received)
+        return RestAnswer(body, received, sent)
 
 
 def is_loopback(url: str) -> bool:
     """Tell whether a URL stays on this machine: such requests use no proxy of the environment."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def sent_at(headers: Mapping[str, str]) -> int | None:
+    """Give when an answer was sent by its own word, ns; None if it does not say."""
+    try:
+        return int(parsedate_to_datetime(headers.get("Date", "")).timestamp()) * 1_000_000_000
+    except ValueError:
+        return None
 
 
 def retry_after_s(headers: Mapping[str, str], status: int, now: float) -> float:

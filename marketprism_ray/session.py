@@ -149,6 +149,7 @@ class Session:
         self.rest.on_answer = on_answer
         self.clock = Clock()
         self.clock.on_step(self._clock_stepped)
+        self.rest.wall_ns = self.clock.wall_ns
         self.streams: list[Stream] = []
         self.connections: list[Connection] = []
         self._resume = dict(resume or {})
@@ -199,6 +200,7 @@ class Session:
         )
         for record_stream in self._record_streams:
             record_stream.filler = self.repairer
+            record_stream.clock = self.rest.clock
         for stream in self.streams:
             by_endpoint.setdefault(stream.channel.endpoint, []).append(stream)
         limits = self.venue.limits
@@ -352,14 +354,13 @@ class Session:
         """Let nothing but timestamps change when the wall clock steps, and write down that these cannot be trusted."""
         self._log.warning("clock_stepped", seconds=round(moved / 1e9, 3))
         self._next_look += moved
+        self.rest.clock.clock_stepped(moved)
         for stream in self.streams:
             stream.clock_stepped(moved)
         for connection in self.connections:
             connection.clock_stepped(now, moved)
         if self.poller is not None:
             self.poller.clock_stepped(moved)
-        if self.repairer is not None:
-            self.repairer.clock_stepped(moved)
         self._drain_all = True
         if not self.streams:
             return

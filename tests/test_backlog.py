@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from conftest import instrument
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from marketprism_ray.records import LsrAllAccount, Record
 from marketprism_ray.repair import Repairer
 from marketprism_ray.rest import RestAnswer
 from marketprism_ray.venue import Answer, History, Priority, Request
+from marketprism_ray.venue_clock import VenueClock
 from marketprism_ray.venues import VENUES
 
 SECOND = 1_000_000_000
@@ -96,9 +98,11 @@ def rows_of(first: int, count: int) -> list[list[Any]]:
 class Rest:
     """Answers in turn, the last answer for ever."""
 
-    def __init__(self, *answers: Any, received: int) -> None:
+    def __init__(self, *answers: Any, received: int, offset: int = 0) -> None:
         self.answers, self.received = list(answers), received
         self.asked: list[Request] = []
+        self.clock = VenueClock()
+        self.clock.head(received - offset, received)
 
     async def get(self, request: Request) -> RestAnswer:
         self.asked.append(request)
@@ -109,8 +113,8 @@ class Rest:
 
 
 class Bench:
-    def __init__(self, *answers: Any, now: int) -> None:
-        self.batcher, self.rest = Batcher("c", 1), Rest(*answers, received=now)
+    def __init__(self, *answers: Any, now: int, offset: int = 0) -> None:
+        self.batcher, self.rest = Batcher("c", 1), Rest(*answers, received=now, offset=offset)
         self.now = now
         self.drained: list[Batch] = []
         self.repairer = Repairer(
@@ -119,6 +123,7 @@ class Bench:
             self.rest,
             self.batcher,
             Clock(lambda: self.now),  # type: ignore[arg-type]
+            lambda: self.now,
         )
 
     async def work(self) -> None:
@@ -168,6 +173,19 @@ async def test_an_unfinished_candle_is_not_taken_and_asked_for_again() -> None:
     await bench.work()
     assert len(bench.rows("kline")) == 1
     assert len(bench.repairer.backlog) == 0
+
+
+@pytest.mark.parametrize("offset_s", [-3_600, -70, 4, 3_600])
+async def test_whether_a_candle_has_ended_is_judged_by_the_clock_of_the_venue(offset_s: int) -> None:
+    ours = T0 + 179 * SECOND + offset_s * SECOND
+    bench = Bench(rows_of(0, 3), now=ours, offset=offset_s * SECOND)
+    bench.repairer.hole(KLINES, candles(3), is_written=True)
+    await bench.work()
+    assert len(bench.rows("kline")) == 2
+    bench.now = bench.rest.received = ours + 3 * SECOND
+    await bench.work()
+    (last,) = bench.rows("kline")
+    assert last["receive_timestamp"].value == ours + 3 * SECOND
 
 
 async def test_a_history_that_fails_is_asked_for_ever_and_the_hole_stays_open() -> None:

@@ -18,6 +18,7 @@ from marketprism_ray.polling import NewRows, Poller, Task
 from marketprism_ray.records import OpenInterest
 from marketprism_ray.rest import RestAnswer
 from marketprism_ray.venue import Priority, Request
+from marketprism_ray.venue_clock import VenueClock
 from marketprism_ray.venues import VENUES
 
 NOW = 1_795_132_800_000_000_000
@@ -42,6 +43,10 @@ class Rest:
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
         self.asked: list[Request] = []
+        self.clock = VenueClock()
+
+    def wall_ns(self) -> int:
+        return NOW
 
     async def get(self, request: Request) -> RestAnswer:
         self.asked.append(request)

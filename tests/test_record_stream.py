@@ -91,6 +91,27 @@ def test_a_cut_that_loses_tickers_is_a_row_that_opens_and_one_that_closes() -> N
     assert bench.gaps[0]["channel"] == ""
 
 
+def okx_candle(minute: int, *, closed: bool = False) -> dict[str, Any]:
+    row = [str(1_795_132_800_000 + minute * 60_000), *"1111111", "1" if closed else "0"]
+    return {"arg": {"channel": "candle1m", "instId": "BTC-USDT"}, "data": [row]}
+
+
+def test_a_candle_is_overdue_by_the_clock_of_the_venue_and_by_no_other() -> None:
+    venue = VENUES["okx_spot"]
+    (channel,) = (c for c in venue.channels if c.data_type == "kline" and c.interval == "1m")
+    bench = Bench(channel, venue, instrument(exchange_name="okx_spot", venue_symbol="BTC-USDT"))
+    ahead = 3_600  # so far is our clock ahead of theirs
+    feed = bench.open(ahead)
+    bench.frame(feed, okx_candle(0), ahead + 10)
+    bench.tick(ahead + 50)
+    assert bench.rows() == [], "nobody knows what time it is there"
+    bench.stream.clock.head(bench.time(50), bench.time(ahead + 50))
+    bench.tick(ahead + 64)
+    assert bench.rows() == []
+    bench.tick(ahead + 66)
+    assert bench.rows() == [("bar_missing", -60, None, "open")]
+
+
 def test_a_planned_replacement_leaves_no_hole() -> None:
     bench = Bench(SPOT.channel("ticker"))
     feed = bench.open(0)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from marketprism_ray.proof.derive.common import ANY, BY_OUR_CLOCK, OPEN_ENDED, RECEIVED
+from marketprism_ray.proof.derive.common import ANY, OPEN_ENDED, RECEIVED
 from marketprism_ray.proof.findings import Findings, shortly
 from marketprism_ray.proof.truth import Place, Said
 from marketprism_ray.schemas import fields_of
@@ -60,12 +60,7 @@ class Shape:
 
     def holds(self, row: dict[str, Any]) -> bool:
         """Tell whether a row is right where the venue leaves it to us."""
-        for name, rule in self.open_ended:
-            if rule == RECEIVED and row[name] != row["receive_timestamp"]:
-                return False
-            if rule == BY_OUR_CLOCK and row[name] != (row["receive_timestamp"] >= row["close_time"]):
-                return False
-        return True
+        return all(rule != RECEIVED or row[name] == row["receive_timestamp"] for name, rule in self.open_ended)
 
 
 def shape_of(data_type: str, said: Iterable[Said], ignored: Sequence[str] = ()) -> Shape:

@@ -67,7 +67,8 @@ def claims(gap: dict[str, Any], one: Said, *, strictly: bool = False) -> bool:
         return first <= sequence and (last is None or sequence <= last)
     if column is not None and first is not None and last is not None and last == first - 1:
         return False  # a hole that turned out to be none
-    stamp, slack = one.row["timestamp"], 0
+    # Bounds of candles are the open times of those before and after.
+    stamp, slack = one.row["open_time" if gap["data_type"] == "kline" else "timestamp"], 0
     if not isinstance(stamp, int):
         stamp, slack = one.time, WIDEST_NS
     begin, until = gap["opened_at"] - slack, gap["closed_at"]
@@ -100,6 +101,9 @@ def judge_gaps(
     for gap in gaps.rows:
         symbol = EVERYTHING[0] if gap["symbol_name"] in EVERYTHING else gap["symbol_name"]
         claimed = [one for one in places[gap["exchange_name"], symbol, gap["data_type"]] if claims(gap, one)]
+        if gap["data_type"] == "kline":
+            # Its bounds are candles that were seen: they are none of those that it claims.
+            claimed = [one for one in claimed if claims(gap, one, strictly=True)]
         absent = [one for one in claimed if id(one) not in found]
         if gap["receive_timestamp"] > until and not absent and gap["status"] != "repaired":
             gaps.after.append(gap)

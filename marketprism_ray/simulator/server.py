@@ -25,6 +25,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from email.utils import formatdate
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -239,6 +240,7 @@ class Simulator:
             return await handler(request)
         body = await request.text()
         answer = await self._answered(request, handler, parts[1])
+        answer.headers["Date"] = formatdate(self.wire.now_ms() / 1000, usegmt=True)
         if isinstance(answer, web.Response):
             client = f"{request.remote} {request.headers.get('User-Agent', '')}"
             path = "/".join(["", *parts[2:]])

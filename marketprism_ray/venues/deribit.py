@@ -615,7 +615,7 @@ _RESOLUTIONS = {
 
 
 def _candles(interval: str, seconds: int) -> Callable[[bytes, Lookup, int], Sequence[Record]]:
-    """Give the reader of candles. The venue does not say when one is closed: by our clock it is after its end."""
+    """Give the reader of candles. The venue does not say which update is the last: none is the final word."""
 
     def to_records(candle: Candle, instrument: Instrument, received: int) -> Sequence[Record]:
         end = candle.tick * MS + seconds * 1_000_000_000
@@ -632,7 +632,7 @@ def _candles(interval: str, seconds: int) -> Callable[[bytes, Lookup, int], Sequ
                 close_price=plain(candle.close),
                 volume=volume,
                 quote_volume=plain(candle.cost),
-                is_closed=received >= end,
+                is_closed=False,
                 # A push has no time of its own, and does not say that it is the last.
                 revision=candle_revision("stream", is_closed=False, order=volume_order(volume)),
             )
@@ -642,7 +642,7 @@ def _candles(interval: str, seconds: int) -> Callable[[bytes, Lookup, int], Sequ
 
 
 def _rest_candles(body: bytes, params: Mapping[str, str], lookup: Lookup, received: int) -> Sequence[Record]:
-    """Read the parallel arrays of ``get_tradingview_chart_data``; the last candle may be an open one."""
+    """Read the parallel arrays of ``get_tradingview_chart_data``; the last candle may be open at ``received``."""
     instrument = lookup(params["instrument_name"])
     if instrument is None:
         return []

@@ -2,8 +2,7 @@
 
 A row is a mapping of columns to plain values: numbers are ``Decimal``, times ns since the epoch, levels pairs of price
 and quantity in base. ``RECEIVED`` stands for a time that the venue does not say: the row must carry its own
-``receive_timestamp``. ``BY_OUR_CLOCK`` stands for "closed" of a candle whose venue does not say so: what was received
-after its end is. ``ANY`` stands for what nothing is promised about.
+``receive_timestamp``. ``ANY`` stands for what nothing is promised about.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from typing import Any, Literal
 MS = 1_000_000
 SECOND = 1_000_000_000
 RECEIVED = "the time of receipt"
-BY_OUR_CLOCK = "closed if received after its end"
 ANY = "anything"
-OPEN_ENDED = (RECEIVED, BY_OUR_CLOCK, ANY)
+OPEN_ENDED = (RECEIVED, ANY)
 
 _WIDE = Context(prec=100, rounding=ROUND_HALF_EVEN)
 _DIGIT = Decimal("1e-18")

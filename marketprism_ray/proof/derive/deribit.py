@@ -16,7 +16,6 @@ from typing import Any
 
 from marketprism_ray.proof.derive.common import (
     ANY,
-    BY_OUR_CLOCK,
     MS,
     RECEIVED,
     Contract,
@@ -209,7 +208,7 @@ def _of_ticker(data: dict[str, Any], contract: Contract) -> list[Expected]:
 
 
 def _candle(data: dict[str, Any], resolution: str, contract: Contract) -> Expected:
-    """Read a candle; the venue does not say when it is closed."""
+    """Read a candle; the venue does not say which update is its last."""
     interval, start = _HOURS.get(resolution, f"{resolution}m"), data["tick"] * MS
     row = {
         "timestamp": RECEIVED,
@@ -219,7 +218,7 @@ def _candle(data: dict[str, Any], resolution: str, contract: Contract) -> Expect
         **{f"{name}_price": sure(data[name]) for name in ("open", "high", "low", "close")},
         "volume": sure(data["volume"]),
         "quote_volume": sure(data["cost"]),
-        "is_closed": BY_OUR_CLOCK,
+        "is_closed": False,
     }
     return Expected("kline", contract, "stream", row, "state", interval)
 
