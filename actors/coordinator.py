@@ -37,8 +37,11 @@ from marketprism_ray.venue import draws_from_same
 from marketprism_ray.venues import VENUES
 
 SINKS = ("clickhouse", "nats")
-START_S = 60.0
+START_S = 120.0
+"""A new actor must be heard within this time: on a loaded machine its process takes long to come up."""
 CALL_S = 30.0
+STARTED_S = 600.0
+"""A collector that is heard may take so long to connect; one that is not heard is ended much sooner."""
 STOP_S = 600.0
 """A collector delivers what it keeps while a server takes it, and gives up by itself when none does."""
 HELD_BYTES = 16 << 20
@@ -262,17 +265,18 @@ class Coordinator:
 
         A venue that cannot be reached holds up no other: it keeps the shards it had and is asked again.
         """
-        planned: dict[str, Shard] = {}
         failed: list[MarketPrismError] = []
-        for name, exchange in self._config.exchanges.items():
-            if not exchange.enabled:
-                continue
+
+        async def shards_of(name: str, exchange: Exchange) -> list[Shard]:
             try:
-                shards = await self._plan_venue(name, exchange)
+                return await self._plan_venue(name, exchange)
             except MarketPrismError as error:
                 failed.append(error)
-                shards = [shard for shard in self._shards.values() if shard.venue == name]
-            planned.update((shard.name, shard) for shard in shards)
+                return [shard for shard in self._shards.values() if shard.venue == name]
+
+        enabled = [(name, exchange) for name, exchange in self._config.exchanges.items() if exchange.enabled]
+        found = await asyncio.gather(*(shards_of(name, exchange) for name, exchange in enabled))
+        planned = {shard.name: shard for shards in found for shard in shards}
         if planned != self._shards:
             self._shards = planned
             self._save()
@@ -454,7 +458,7 @@ class Coordinator:
         actor.restarts += 1
         self._note(f"started {actor.name}, epoch {epoch}" + (f", resuming {len(resume)} streams" if resume else ""))
         try:
-            await self._cluster.call(actor.handle, "start", timeout_s=CALL_S)
+            await self._cluster.call(actor.handle, "start", timeout_s=STARTED_S)
         except Exception as error:
             self._cluster.kill(actor.handle)
             self._lost(actor, f"{type(error).__name__}: {error}")

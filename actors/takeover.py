@@ -118,18 +118,21 @@ class Takeover:
         unknown: set[str] = set()
         gaps: dict[str, list[Iterable[OpenGap]]] = {key: [] for key in streams}
         in_trades = {key: place for key, place in streams.items() if place[0] == "trade"}
-        for kind, sink in self._sinks.items():
-            if sink.handle is None:
-                continue
+
+        async def ask(kind: str, sink: SinkHandle) -> None:
             known = self._remembered(kind, streams)
-            call = self._cluster.call(sink.handle, "fence", shard.name, epoch, streams, known, timeout_s=CALL_S)
-            found[kind], missing = await call
-            unknown |= set(missing)
+            # The holes are asked for behind the fence: what a predecessor wrote of them is there then.
+            found[kind], missing = await self._cluster.call(
+                sink.handle, "fence", shard.name, epoch, streams, known, timeout_s=CALL_S
+            )
+            unknown.update(missing)
             rows = await self._cluster.call(sink.handle, "open_gaps", in_trades, timeout_s=CALL_S)
             if rows is None:
                 self._start(self._take_up_later(sink, shard, epoch, in_trades))
             for key in streams:
                 gaps[key].append(rows.get(key, ()) if rows else ())
+
+        await asyncio.gather(*(ask(kind, sink) for kind, sink in self._sinks.items() if sink.handle is not None))
         plans: dict[str, Resume] = {}
         new: dict[str, list[OpenGap]] = {}
         for key in streams:

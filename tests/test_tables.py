@@ -70,6 +70,7 @@ async def test_what_is_missing_is_added_and_what_is_older_is_changed(settings: C
         "ticker DROP COLUMN trade_count",
         "trade COMMENT COLUMN price 'an older word'",
         "trade ADD COLUMN note_of_the_owner String",
+        "orderbook_delta MODIFY COLUMN is_snapshot UInt8",
         "kline RESET SETTING non_replicated_deduplication_window",
     ):
         store.query(f"ALTER TABLE {change}")
@@ -78,6 +79,7 @@ async def test_what_is_missing_is_added_and_what_is_older_is_changed(settings: C
     tables = found(settings)
     assert list(tables["ticker"].columns) == [field.name for field in fields_of("ticker")], "in its place"
     assert tables["trade"].columns["price"].comment == "quote per base"
+    assert tables["orderbook_delta"].columns["is_snapshot"].kind == "Bool"
     assert "note_of_the_owner" in tables["trade"].columns
     assert "toIntervalDay(7)" in tables["trade"].engine_full
     assert "TTL" not in tables["ticker"].engine_full

@@ -1,8 +1,9 @@
 """The tables of the store against the schemas: what is missing, what can be changed in place, what cannot.
 
-Pure: what was read of a table goes in, statements or a refusal come out. A column that is missing is added, a comment
-and the time rows are kept are changed. Another engine, version, sorting key or type is refused before a row is written:
-rows would be lost or changed without a word. Columns that nobody here knows are the owner's business.
+Pure: what was read of a table goes in, statements or a refusal come out. A column that is missing is added, a comment,
+the time rows are kept and a type that holds the same values are changed. Another engine, version, sorting key or type
+is refused before a row is written: rows would be lost or changed without a word. Columns that nobody here knows are the
+owner's business.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from marketprism_ray.records import RECORDS
 from marketprism_ray.schemas import DEDUP_WINDOW, Field, create_table, fields_of, order_by, quote, ttl_of
 
+SAME_VALUES = {("UInt8", "Bool")}
+"""Types that a column can be changed from and to without a value being another one then."""
 _OUR_TTL = re.compile(r"toDateTime\(\w+\) \+ toIntervalDay\((\d+)\)")
 
 
@@ -77,7 +80,10 @@ def _refusals(data_type: str, found: Table) -> list[str]:
         refusals.append(f"it is sorted by ({found.sorting_key}), not ({wanted})")
     for field in fields_of(data_type):
         column = found.columns.get(field.name)
-        if column is not None and _plain_type(column.kind) != _plain_type(field.clickhouse):
+        if column is None:
+            continue
+        types = _plain_type(column.kind), _plain_type(field.clickhouse)
+        if types[0] != types[1] and types not in SAME_VALUES:
             refusals.append(f"column {field.name} is {column.kind}, not {field.clickhouse}")
     return refusals
 
@@ -91,6 +97,8 @@ def _column_changes(data_type: str, found: Table) -> list[str]:
         if column is None:
             place = "FIRST" if before is None else f"AFTER `{before.name}`"
             changes.append(f"ADD COLUMN IF NOT EXISTS `{field.name}` {field.clickhouse} {comment} {place}")
+        elif (_plain_type(column.kind), _plain_type(field.clickhouse)) in SAME_VALUES:
+            changes.append(f"MODIFY COLUMN `{field.name}` {field.clickhouse} {comment}")
         elif column.comment != field.description:
             changes.append(f"COMMENT COLUMN `{field.name}` {quote(field.description)}")
         before = field
