@@ -101,6 +101,11 @@ class BookStream(BookIntake, Stream):
             self._standby.broken("malformed", shorten(str(error)))
 
     @property
+    def newest(self) -> int:
+        """The venue's time of the last change, ns."""
+        return self._ns(self.sync.last_time)
+
+    @property
     def standby_is_live(self) -> bool:
         """True when the second book could take over: it is not known to be behind the first."""
         new, old = self._standby, self.sync

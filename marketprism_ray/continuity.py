@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from marketprism_ray.bars import SECOND, candles_between, following
 
 MARGIN_NS = 3 * SECOND // 4
-"""What was on its way when a socket was last heard may be lost."""
+"""By how much a row's own time may be before that of another row that was sent earlier: venues gather rows."""
 SETTLE_NS = 2 * SECOND
 """An accepted subscription gets this long to bring the row that ends a hole; then the acceptance ends it."""
 WRITE_AFTER_NS = SECOND
@@ -61,15 +61,22 @@ class Pushes:
     cadence_ns : the longest time between two rows that the venue promises; None if rows come only with events
     spacing_ns : the shortest time between two rows, where there is one: rows that are not much further apart than this
         have none between them
+    repeats : a row of the time of the one before says the same again, and that there is no newer one; not so where
+        rows are events, of which several may have one time
     """
 
-    def __init__(self, cadence_ns: int | None = None, spacing_ns: int | None = None) -> None:
+    def __init__(self, cadence_ns: int | None = None, spacing_ns: int | None = None, *, repeats: bool = True) -> None:
         self.last = 0
         """Time of the newest row."""
         self._patience = None if cadence_ns is None else max(SILENT_LEAST_NS, SILENT_CADENCES * cadence_ns)
         self._nearest = None if spacing_ns is None else spacing_ns * 3 // 2
+        self._repeats = repeats
         self._received = 0
         self._delay: int | None = None
+        self._usual = 0
+        """Least delay of other rows of the venue, until this line has one."""
+        self._is_ours = False
+        """Its rows carry no time of the venue's: they are stamped by our clock."""
         self._floor = 0
         """Nothing before this is missing: the line begins here, or the last hole ended here."""
         self._begin = 0
@@ -103,6 +110,7 @@ class Pushes:
     def row(self, at: int, received: int) -> Holes:
         """Take a row: its time and when it came, ns."""
         delay = received - at
+        self._is_ours = not delay
         if self._delay is None:
             self._floor = min(self._floor, at)  # it was in our clock's time
             self._begin = min(self._begin, at)
@@ -115,8 +123,14 @@ class Pushes:
             self.last = at
         return self._end_by_row(at, before, received) if self._reason else NONE
 
-    def accepted(self, now: int) -> None:
-        """Hear that the subscription stands."""
+    def accepted(self, now: int, usual: int | None = None) -> None:
+        """Hear that the subscription stands.
+
+        Parameters
+        ----------
+        usual : least delay of any row of the venue, ns; None if nobody knows
+        """
+        self._usual = usual or 0
         if not self._begun:
             self._begun = True
             self._floor = self._begin = self._venue(now)
@@ -164,7 +178,13 @@ class Pushes:
         self._since += moved
         if self._accepted is not None:
             self._accepted += moved
-        if self._delay is not None:
+        self._usual += moved
+        if self._is_ours:
+            # What is said from now on has times of the new clock.
+            self.last += moved
+            self._floor += moved
+            self._begin += moved
+        elif self._delay is not None:
             self._delay += moved
 
     @property
@@ -172,12 +192,12 @@ class Pushes:
         return self._nearest is not None or self._reason == "silent"
 
     def _venue(self, moment: int) -> int:
-        return moment - (self._delay or 0)
+        return moment - (self._usual if self._delay is None else self._delay)
 
     def _limit(self) -> int:
         assert self._accepted is not None
         # Rows may be late, the first ones above all: only what is more than that is another clock.
-        delay = self._delay or 0
+        delay = self._usual if self._delay is None else self._delay
         wrong = max(0, delay - SETTLE_NS) if delay > 0 else delay
         return self._accepted - wrong + (MARGIN_NS if self._reason == "malformed" else 0)
 
@@ -187,7 +207,7 @@ class Pushes:
     def _end_by_row(self, at: int, before: int, received: int) -> Holes:
         if self._accepted is None:
             self._accepted = received
-        if at == before and self._reason != "malformed":
+        if at == before and self._repeats and self._reason != "malformed":
             return self._end(None)  # the venue repeats its newest row to a new subscriber: there is no newer one
         if at <= self._opened_at:
             return NONE

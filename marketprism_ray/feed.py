@@ -545,6 +545,11 @@ class Feed(FrameIntake):
         return self._last_frame - SECOND // 4
 
     @property
+    def spoken(self) -> int:
+        """The venue's time of the newest row that came, ns: a socket gives first what it got first."""
+        return max((stream.newest for stream in self.streams), default=0)
+
+    @property
     def silent_streams(self) -> list[str]:
         """Streams that were asked for and have not sent anything."""
         return [sub.stream.key for sub in self._subscriptions.values() if not sub.stream.frames]

@@ -21,6 +21,9 @@ from marketprism_ray.streams import FeedLink, Stream
 from marketprism_ray.venue import Channel, RecordCodec, Venue
 from marketprism_ray.venue_clock import VenueClock
 
+EVENTS = ("liquidation",)
+"""Data types each row of which is a thing of its own; other rows say how something is now."""
+
 
 class Line:
     """The rows of one data type and instrument on one channel: their owner, and what is missing of them."""
@@ -69,6 +72,7 @@ def _pushes(channel: Channel) -> Pushes:
     return Pushes(
         None if cadence is None else int(cadence * 1e9),
         None if spacing is None else int(spacing * 1e9),
+        repeats=channel.data_type not in EVENTS,
     )
 
 
@@ -92,6 +96,7 @@ class RecordStream(Stream):
         self.filler: Filler | None = None
         self.clock = VenueClock()
         """Time at the venue; streams of a session share one."""
+        self._newest = 0
         self._decode = self.codec.decode
         self.data_types = frozenset(channel.data_type for channel in channels)
         self._lookup = {instrument.venue_symbol: instrument for instrument in instruments}.get
@@ -109,6 +114,11 @@ class RecordStream(Stream):
         """Give what has holes of its own."""
         return iter(self._lines.values())
 
+    @property
+    def newest(self) -> int:
+        """The venue's time of the newest row, ns."""
+        return self._newest
+
     def counted_by_trades(self) -> None:
         """Hear that its rows come with trades, and with past trades where those had a hole."""
         for line in self.lines:
@@ -124,6 +134,8 @@ class RecordStream(Stream):
                 if line is not None:
                     self.records += 1
                     self.clock.row(record.timestamp, received)
+                    if self._newest < record.timestamp != received:
+                        self._newest = record.timestamp
                     batcher.record(line, record, received)
                     for hole in line.row(record, received):
                         self.write(line, hole, received)
@@ -151,7 +163,7 @@ class RecordStream(Stream):
         self._accepted = (self._accepted & set(self.feeds)) | {feed}
         for line in self.lines:
             if isinstance(line.time, Pushes):
-                line.time.accepted(feed.now)
+                line.time.accepted(feed.now, self.clock.delay)
 
     def unsubscribed(self, feed: FeedLink) -> None:
         """Hear that a feed subscribes anew: what the venue says meanwhile is lost, unless another feed has it."""
@@ -170,8 +182,12 @@ class RecordStream(Stream):
         if self._accepted & set(self.feeds):
             return  # another connection has this stream
         cause = "shed" if self.shedding else reason
+        heard, delay = feed.heard, self.clock.delay
+        if delay is not None and feed.spoken:
+            # What was still waiting in the socket is lost, however late we were: it was sent after what came last.
+            heard = min(heard, feed.spoken + delay)
         for line in self.lines:
-            line.interrupted(feed.now, cause, feed.heard)
+            line.interrupted(feed.now, cause, heard)
 
     def inherit(self, inherited: Inherited, now: int) -> None:
         """Go on where a predecessor ended."""

@@ -40,6 +40,10 @@ class FeedLink(Protocol):
     def heard(self) -> int:
         """When anything last came over its socket, ns; not later than it was."""
 
+    @property
+    def spoken(self) -> int:
+        """The venue's time of the newest row that came over its socket, ns; 0 if none has a time."""
+
     def fetch_snapshot(self, stream: BookStream, attempt: int) -> None:
         """Ask for a REST snapshot."""
 
@@ -82,6 +86,11 @@ class Stream:
 
     def durable(self, claim: Claim, now: int) -> None:
         """Hear that rows of this stream are stored by every sink."""
+
+    @property
+    def newest(self) -> int:
+        """The venue's time of the newest row, ns; 0 before there is one."""
+        return 0
 
     @property
     def is_ready(self) -> bool:

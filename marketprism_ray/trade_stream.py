@@ -81,6 +81,11 @@ class TradeStream(TradeIntake, Stream):
         return self.last_time * self.codec.time_ns
 
     @property
+    def newest(self) -> int:
+        """The venue's time of the last accepted trade, ns."""
+        return self._moment
+
+    @property
     def gaps(self) -> Sequence[TradeGap]:
         """Holes that may still be filled."""
         return self.repairs.gaps

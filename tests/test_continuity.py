@@ -106,6 +106,28 @@ def test_what_was_pushed_is_stored_or_in_a_hole_and_no_hole_claims_a_stored_row(
             assert claims or hole.opened_at < min(world.stored)
 
 
+def test_events_of_one_time_are_no_repeat() -> None:
+    line = Pushes(repeats=False)
+    line.accepted(T0)
+    assert line.row(T0 + SECOND, T0 + SECOND) == ()
+    line.interrupted(T0 + SECOND, "disconnected", T0 + SECOND)
+    line.accepted(T0 + 2 * SECOND)
+    assert line.row(T0 + SECOND, T0 + 2 * SECOND) == ()
+    assert line.tick(T0 + 5 * SECOND) == (Hole(T0 + SECOND, T0 + 2 * SECOND, "disconnected"),)
+
+
+@pytest.mark.parametrize("offset_s", [-3_600, -70, 4, 3_600])
+def test_a_line_without_a_row_yet_goes_by_the_delay_of_others(offset_s: int) -> None:
+    line, ours = Pushes(), T0 + offset_s * SECOND
+    line.accepted(ours, offset_s * SECOND)
+    line.interrupted(ours + 10 * SECOND, "disconnected", ours + 10 * SECOND)
+    line.accepted(ours + 20 * SECOND, offset_s * SECOND)
+    (hole,) = line.tick(ours + 23 * SECOND)
+    assert hole.opened_at <= T0 + 10 * SECOND
+    assert hole.closed_at is not None
+    assert T0 + 20 * SECOND <= hole.closed_at <= T0 + 22 * SECOND
+
+
 def started(line: Pushes) -> Pushes:
     line.accepted(T0)
     assert line.row(T0 + SECOND, T0 + SECOND) == ()

@@ -112,6 +112,29 @@ def test_a_candle_is_overdue_by_the_clock_of_the_venue_and_by_no_other() -> None
     assert bench.rows() == [("bar_missing", -60, None, "open")]
 
 
+def liquidation(at: float) -> dict[str, Any]:
+    T = 1_795_132_800_000 + int(at * 1000)
+    order = {"s": "BTCUSDT", "S": "SELL", "o": "LIMIT", "f": "IOC", "q": "1", "p": "1", "ap": "1", "X": "FILLED"}
+    data = {"e": "forceOrder", "E": T, "o": {**order, "l": "1", "z": "1", "T": T}}
+    return {"stream": "btcusdt@forceOrder", "data": data}
+
+
+def test_what_waited_in_a_socket_when_it_was_cut_lies_in_the_hole_however_late_we_were() -> None:
+    venue = VENUES["binance_derivatives"]
+    bench = Bench(venue.channel("liquidation"), venue, instrument(exchange_name=venue.name, market_type="perpetual"))
+    feed = bench.open(0)
+    bench.frame(feed, liquidation(1), 1.1)
+    bench.frame(feed, liquidation(2), 12)  # the machine had no time: what was sent after this still waits
+    bench.close(feed, 12.5)
+    bench.open(13)
+    bench.tick(16)
+    ((reason, opened, closed, status),) = bench.rows()
+    assert (reason, status) == ("disconnected", "unrepairable")
+    assert opened == 2
+    assert closed is not None
+    assert closed >= 12.5
+
+
 def test_a_planned_replacement_leaves_no_hole() -> None:
     bench = Bench(SPOT.channel("ticker"))
     feed = bench.open(0)
