@@ -144,6 +144,22 @@ def test_a_repair_that_ends_after_the_market_is_counted_and_silence_after_it_is_
     assert (gaps.after == []) == counts
 
 
+def candle(order: int, heard: int) -> Said:
+    k = {"t": 0, "T": 59_999, "s": "BTCUSDT", "i": "1m", "f": 1, "L": order, "o": "1", "c": "1", "h": "1", "l": "1"}
+    k |= {"v": str(order), "n": order, "x": False, "q": "1", "V": "1", "Q": "1", "B": "0"}
+    event = {"e": "kline", "E": order, "s": "BTCUSDT", "k": k}
+    (expected,) = words_of("binance_spot").frame("binance_spot", "btcusdt@kline_1m", event, {"BTCUSDT": SPOT})
+    return Said(expected, order * MS, order, heard, "" if heard else "unheard")
+
+
+@pytest.mark.parametrize(("until_s", "heard", "missing"), [(30, 0, 0), (30, 1, 1), (90, 0, 1)])
+def test_the_last_word_on_a_candle_is_not_missed_before_it_is_over(until_s: int, heard: int, missing: int) -> None:
+    said = [candle(1, 1), candle(2, heard)]
+    findings = Findings()
+    Comparison("kline", "store", findings, until_s * 1000 * MS, Gaps([]).covered).compare(said, [row_of(said[0])])
+    assert findings.total("missing") == missing, findings.problems
+
+
 def delta(first: int, last: int, previous: int | None, bids: Any, *, snapshot: bool = False) -> Said:
     row = {
         "timestamp": last * MS,

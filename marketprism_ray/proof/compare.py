@@ -242,7 +242,10 @@ class Comparison:
         """Tell whether no client could know: one frame less in a stream that goes on and counts nothing.
 
         A candle's last word is missed by the candle that follows, and liquidations of trades by the trades' sequence.
+        Of a candle that is not over the last word is yet to come, whoever heard what it was meanwhile.
         """
+        if self.data_type == "kline" and not one.heard and one.row["close_time"] >= self._until:
+            return True
         if one.eaten != "drop" or one.heard:
             return False
         if self.data_type == "kline":
