@@ -443,14 +443,15 @@ class Coordinator:
             actor = self._actors[shard.name] = Actor(self._collector_name(shard.name), "collector")
             actor.epoch = self._retired.pop(shard.name, self._first_epoch)
         epoch = max(epoch, actor.epoch + 1)
-        resume = await self._takeover.fence(shard, epoch, after_loss=after_loss)
         stale = self._cluster.find(actor.name)
         if stale is not None:
             self._cluster.kill(stale)
-        share = self._share(shard)
-        sinks = {kind: sink.name for kind, sink in self._sinks.items()}
+        # No epoch is used twice, also if this one comes to nothing: the revisions of its rows are its own.
         actor.epoch = epoch
         self._save()
+        resume = await self._takeover.fence(shard, epoch, after_loss=after_loss)
+        share = self._share(shard)
+        sinks = {kind: sink.name for kind, sink in self._sinks.items()}
         actor.handle = self._cluster.start(
             "collector", actor.name, Collector, shard, self._config, epoch, resume, sinks, share
         )

@@ -6,12 +6,14 @@ The decisions are pure (``resume.py``); this asks the sinks, tells them, and rem
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from actors.cluster import ActorGone, Cluster
 from actors.sinks import COORDINATOR, Delivery, NotFenced, Refused
@@ -65,6 +67,8 @@ class Takeover:
         self._id = secrets.token_hex(4)
         self._claims: dict[str, dict[str, Claim]] = {}
         """Sink kind -> stream key -> what it is known to have."""
+        self._late: dict[str, list[tuple[str, OpenGap]]] = {}
+        """Shard -> holes in changes of books, with their streams, that what is still being delivered will fill."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("takeover")
 
@@ -113,7 +117,7 @@ class Takeover:
         Where it is not known what a sink has, the gap has no first sequence, and stays open.
         """
         streams = self.places(shard)
-        await self._adopt(shard, epoch, streams)
+        coming = await self._adopt(shard, epoch, streams)
         found: dict[str, dict[str, Stored]] = {}
         unknown: set[str] = set()
         gaps: dict[str, list[Iterable[OpenGap]]] = {key: [] for key in streams}
@@ -125,6 +129,8 @@ class Takeover:
             found[kind], missing = await self._cluster.call(
                 sink.handle, "fence", shard.name, epoch, streams, known, timeout_s=CALL_S
             )
+            for key in coming.keys() & found[kind].keys():
+                found[kind][key] = found[kind][key].merged(coming[key])
             unknown.update(missing)
             rows = await self._cluster.call(sink.handle, "open_gaps", in_trades, timeout_s=CALL_S)
             if rows is None:
@@ -141,26 +147,50 @@ class Takeover:
             plan = resume_plan(have, rows_open, after_loss=after_loss)
             if plan is not None:
                 plans[key], unheard_of = plan
-                new[key] = [*unheard_of, *lacking]
+                late = [hole for name, hole in self._late.get(shard.name, ()) if name == key]
+                new[key] = [*unheard_of, *lacking, *late]
         await self._write_down(shard, epoch, new, unknown)
         return plans
 
     # --- what a predecessor had received ---
 
-    async def _adopt(self, shard: Shard, epoch: int, streams: Mapping[str, StreamId]) -> None:
+    async def _adopt(self, shard: Shard, epoch: int, streams: Mapping[str, StreamId]) -> dict[str, Claim]:
         """Deliver what earlier collectors of the shard have left on this machine's disk, before sinks are asked.
 
-        While a server is away that goes on beside the successor: the same rows come twice then, under the same keys.
+        While a server is away that goes on beside the successor: the same trades come twice then, under the same keys.
+        Changes of books come only so: gives those that are still to come, by stream; their holes are open until then.
         """
         folder = spill_folder(self._config().system.data_dir)
-        found = await asyncio.to_thread(leftovers, folder, shard.name)
-        if not found:
-            return
+        if not await asyncio.to_thread(leftovers, folder, shard.name):
+            return {}
         for kind, sink in self._sinks.items():
             if sink.handle is not None:
                 known = self._remembered(kind, streams)
                 await self._cluster.call(sink.handle, "fence", shard.name, epoch, streams, known, timeout_s=CALL_S)
-        await asyncio.wait({self._start(self._deliver_left(found, shard, epoch))}, timeout=ADOPT_S)
+        # Read behind the fence: whoever was shut out only now may have written until now.
+        found = await asyncio.to_thread(leftovers, folder, shard.name)
+        delivering = self._start(self._deliver_left(found, shard, epoch))
+        await asyncio.wait({delivering}, timeout=ADOPT_S)
+        books = {key for key, place in streams.items() if place[0] == "orderbook_delta"}
+        coming = {} if delivering.done() else await asyncio.to_thread(_claims_of, found, books)
+        if delivering.done():
+            return {}
+        holes = self._late.setdefault(shard.name, [])
+        for key, claim in coming.items():
+            for run in claim.runs:
+                hole = OpenGap(run.began, run.ended, run.low, run.high, "collector_lost")
+                if (key, hole) not in holes:
+                    holes.append((key, hole))
+        return coming
+
+    async def _tell_filled(self, shard: Shard, epoch: int) -> None:
+        """Write down that holes are none any more: what a predecessor had left is delivered."""
+        holes = self._late.pop(shard.name, [])
+        if holes:
+            now = time.time_ns()
+            rows = [_gap_row(shard, key, hole, epoch, now) for key, hole in holes]
+            filled = [replace(row, status="repaired", revision=revision(epoch, 1)) for row in rows]
+            await self.tell_gaps(f"{shard.name}/{epoch}/filled", filled)
 
     async def _deliver_left(self, found: Sequence[Remains], shard: Shard, epoch: int) -> None:
         batches = rows = 0
@@ -182,6 +212,7 @@ class Takeover:
                 continue
             remains.forget()
         self._log.info("left_batches_delivered", shard=shard.name, batches=batches, rows=rows)
+        await self._tell_filled(shard, epoch)
 
     async def _give(self, sink: SinkHandle, shard: Shard, epoch: int, group: Sequence[Leftover]) -> bool:
         """Give a sink what it lacks; False if it takes nothing of this epoch any more."""
@@ -271,6 +302,18 @@ def _some(left: Iterator[Leftover]) -> list[Leftover]:
         if rows >= GROUP_ROWS:
             break
     return group
+
+
+def _claims_of(found: Sequence[Remains], keys: Collection[str]) -> dict[str, Claim]:
+    """Give what files hold of some streams; nothing of those that were delivered meanwhile."""
+    claims: dict[str, Claim] = {}
+    for remains in found:
+        with contextlib.suppress(FileNotFoundError):
+            for one in remains.batches():
+                for key in one.batch.claims.keys() & set(keys):
+                    claim = one.batch.claims[key]
+                    claims[key] = claims[key].merged(claim) if key in claims else claim
+    return claims
 
 
 def _gap_row(shard: Shard, key: str, gap: OpenGap | None, epoch: int, now: int) -> Gap:

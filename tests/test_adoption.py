@@ -172,3 +172,52 @@ async def test_a_stop_that_cannot_deliver_leaves_its_batches_for_the_next_start(
     system.cluster.dead.clear()
     await system.takeover.fence(SHARD, 2, after_loss=True)
     assert sequences(system.targets["nats"]) == list(range(1, 6))
+
+
+BOOK = f"okx_derivatives/orderbook/{SYMBOL}"
+
+
+def told(sink: MemorySink) -> list[tuple[int, int | None, str]]:
+    """Give what the newest rows say of holes: first, last, status."""
+    newest: dict[int, dict[str, Any]] = {}
+    for batch in sink.batches:
+        if data_type_of(batch) == "gap":
+            for row in batch.to_pylist():
+                if row["revision"] >= newest.get(row["first_missing"], row)["revision"]:
+                    newest[row["first_missing"]] = row
+    return [(first, row["last_missing"], row["status"]) for first, row in sorted(newest.items())]
+
+
+async def test_changes_of_a_book_that_will_still_be_delivered_are_an_open_hole_until_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.takeover.ADOPT_S", 0.05)
+    monkeypatch.setattr("test_adoption.KEY", BOOK)
+    system = System(tmp_path, bounded(tmp_path, step_s=0.01))
+    system.takeover.places = lambda _: {BOOK: ("orderbook_delta", "okx_derivatives", "perpetual", SYMBOL)}  # type: ignore[method-assign]
+    await system.takeover.fence(SHARD, 1, after_loss=False)
+    collector, session = await system.collect(1)
+    session.make(1, 5)
+    await until(lambda: all(len(sequences(sink)) == 5 for sink in system.targets.values()) and not system.left())
+    system.cluster.dead.add("clickhouse")
+    session.make(6, 9)
+    await until(lambda: len(sequences(system.targets["nats"])) == 9)
+    system.kill(collector)
+    call = system.cluster.call
+
+    async def only_rows_fail(handle: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        if method == "take" and arguments[0] == "c" and handle in system.cluster.dead:
+            raise ActorGone(handle)
+        return await getattr(system.cluster.actors[handle], method)(*arguments)
+
+    system.cluster.call = only_rows_fail  # type: ignore[method-assign]
+    plans = await system.takeover.fence(SHARD, 2, after_loss=True)
+    assert plans[BOOK].last == 9, "what comes after is lost, not what is on its way"
+    for target in system.targets.values():
+        assert told(target) == [(6, 9, "open"), (10, None, "open")]
+    system.cluster.call = call  # type: ignore[method-assign]
+    system.cluster.dead.clear()
+    for target in system.targets.values():
+        await until(lambda sink=target: told(sink) == [(6, 9, "repaired"), (10, None, "open")])  # type: ignore[misc]
+    assert sequences(system.targets["clickhouse"]) == list(range(1, 10))
+    assert not list((system.folder / "c").glob("1-*"))

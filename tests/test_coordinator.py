@@ -314,3 +314,32 @@ async def test_a_coordinator_whose_state_is_damaged_goes_on_with_the_copy_before
     assert last._actors["binance_spot#0"].epoch > 1_000_000
     await end(last)
     await simulator.stop()
+
+
+async def test_no_epoch_is_used_twice_also_where_the_first_came_to_nothing(tmp_path: Path) -> None:
+    simulator = Simulator(("okx_spot",), rate=10)
+    await simulator.start()
+    config = validate(
+        {
+            "system": {"data_dir": str(tmp_path), "log_level": "error"},
+            "cluster": {"step_s": 0.1},
+            "exchanges": {"okx_spot": {"symbols": ["BTC-*"], "endpoints": simulator.endpoints()["okx_spot"]}},
+        },
+        "test",
+    )
+    epochs: list[int] = []
+
+    class Failing(Cluster):
+        async def call(self, handle: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+            if method == "fence":
+                epochs.append(arguments[1])
+                if len(set(epochs)) == 1:
+                    raise TimeoutError("not heard")
+            return await super().call(handle, method, *arguments, timeout_s=timeout_s)
+
+    cluster = Failing()
+    coordinator = Coordinator(config, {"clickhouse": object(), "nats": object()}, cluster=cluster)  # type: ignore[dict-item]
+    await until(lambda: any(kind == "collector" for kind, _ in cluster.started))
+    coordinator._loop.cancel()
+    await simulator.stop()
+    assert sorted(set(epochs)) == [1, 2], "rows about holes that the first has written have revisions of their own"
