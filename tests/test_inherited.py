@@ -39,11 +39,11 @@ def common(at: int, source: str = "stream") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def candle(minute: int, *, is_closed: bool) -> Kline:
+def candle(minute: int, source: str = "stream", *, is_closed: bool) -> Kline:
     prices = dict.fromkeys(("open_price", "high_price", "low_price", "close_price", "volume"), "1")
     times = {"open_time": NOW + minute * MINUTE, "close_time": NOW + (minute + 1) * MINUTE}
     return Kline(
-        **common(NOW + (minute + 1) * MINUTE), interval="1m", **times, **prices, is_closed=is_closed, revision=1
+        **common(NOW + (minute + 1) * MINUTE, source), interval="1m", **times, **prices, is_closed=is_closed, revision=1
     )
 
 
@@ -64,7 +64,7 @@ ROWS: list[list[Record]] = [
     [Ticker(**common(NOW - HOUR * n), content="statistics") for n in (30, 40)]
     + [Ticker(**common(NOW - MINUTE * n), content="best_prices") for n in (5, 2)],
     [FundingRate(**common(NOW - 7 * HOUR, "poll")), FundingRate(**common(NOW - MINUTE))],
-    [candle(-9, is_closed=True), candle(-8, is_closed=True), candle(-7, is_closed=False)],
+    [candle(-9, is_closed=True), candle(-8, "backfill", is_closed=True), candle(-7, is_closed=False)],
     [
         gap(NOW - 50 * MINUTE, NOW - 40 * MINUTE, "open", 1, missing_count=9),
         gap(NOW - 30 * MINUTE, NOW - 20 * MINUTE, "open", 1),

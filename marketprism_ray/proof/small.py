@@ -19,7 +19,7 @@ from marketprism_ray.encoding import json_rows, message_ids, subjects
 from marketprism_ray.logs import configure
 from marketprism_ray.proof.reading import Rows, plain_rows, understood
 from marketprism_ray.proof.truth import truth_of
-from marketprism_ray.proof.verdict import NOT_WHOLE, UNDER_WAY_NS, Verdict, concluded, judge_rows
+from marketprism_ray.proof.verdict import UNDER_WAY_NS, WHOLE, Verdict, concluded, judge_rows
 from marketprism_ray.records import RECORDS
 from marketprism_ray.schemas import sorting_key
 from marketprism_ray.session import Session, Shard
@@ -133,7 +133,7 @@ async def run_small(seconds: float, *, rate: float = 300.0, seed: int = 1, distu
         for _ in range(ATTEMPTS):
             await asyncio.sleep(SETTLE_S)
             verdict = _judged(simulator, kept, seconds, until)
-            if verdict.exit_code != NOT_WHOLE:
+            if verdict.exit_code == WHOLE:
                 break
     finally:
         disturbing.cancel()

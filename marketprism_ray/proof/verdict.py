@@ -34,6 +34,8 @@ UNDER_WAY_NS = 300_000_000
 """What is said so shortly after the market was paused was on its way before: bundles of trades, last changes."""
 ATTEMPTS, AGAIN_S, PATIENCE_S = 4, 2.0, 30.0
 """How often it is looked again where something is missing, after how long, and until when."""
+OPEN_S = 18.0
+"""What a history did not have yet is asked for again after 2, 5 and 10 s."""
 
 
 @dataclass
@@ -171,7 +173,10 @@ class Verdict:
 
 
 def wait_for_quiet(simulator: SimulatorProcess, store: Store, *, settle_s: float = 2.0, limit_s: float = 60.0) -> None:
-    """Wait until every trade that was said is in the store, or nothing has changed for long."""
+    """Wait until every trade that was said is in the store, or nothing has changed for long.
+
+    A gap that is open is asked for again soon: that is waited for, but no longer than ``OPEN_S`` without a change.
+    """
     frames = simulator.truth("frames")
     frames = frames.filter(pc.match_substring(frames["key"], "trade", ignore_case=True)).to_pylist()
     wanted: dict[Place, set[str]] = defaultdict(set)
@@ -184,6 +189,7 @@ def wait_for_quiet(simulator: SimulatorProcess, store: Store, *, settle_s: float
         table = store.query(
             "SELECT exchange_name, symbol_name, toInt64(uniqExact(trade_id)) AS n FROM trade GROUP BY 1, 2 "
             "UNION ALL SELECT 'gap', status, toInt64(count()) FROM gap GROUP BY 2 "
+            "UNION ALL SELECT 'open', '', toInt64(count()) FROM gap FINAL WHERE status = 'open' "
             "UNION ALL SELECT 'book', '', toInt64(count()) FROM orderbook "
             "UNION ALL SELECT 'delta', '', toInt64(count()) FROM orderbook_delta"
         ).to_pylist()
@@ -194,7 +200,9 @@ def wait_for_quiet(simulator: SimulatorProcess, store: Store, *, settle_s: float
         quiet = time.monotonic() - last_change
         # Of an open gap more may be known soon: a book is compared once more.
         settled = 2 * settle_s if found.get(("gap", "open")) else settle_s
-        if (whole and quiet > settled) or quiet > 5 * settle_s:
+        if found.get(("open", "")):
+            settled = OPEN_S
+        if (whole and quiet > settled) or quiet > max(settled, 5 * settle_s):
             return
         time.sleep(0.1)
 

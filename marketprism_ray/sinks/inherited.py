@@ -84,9 +84,11 @@ def _chunks(symbols: set[str]) -> Iterator[tuple[str, ...]]:
 
 def _newest(data_type: str, span: str) -> str:
     column = "open_time" if data_type == "kline" else "timestamp"
-    more = "AND is_closed " if data_type == "kline" else ""
+    is_candle = data_type == "kline"
+    # The last word of a candle counts, whoever brought it: some venues give it through their history only.
+    more, pushed = ("AND is_closed ", "toUInt8(1)") if is_candle else ("", "source = 'stream'")
     return (
-        f"SELECT market_type, symbol_name, source = 'stream' AS pushed, {WAYS.get(data_type, repr(''))} AS way, "
+        f"SELECT market_type, symbol_name, {pushed} AS pushed, {WAYS.get(data_type, repr(''))} AS way, "
         f"toUnixTimestamp64Nano(max({column})) FROM {data_type} WHERE exchange_name = %(exchange)s "
         f"AND symbol_name IN %(symbols)s {more}AND {column} > now() - {span} "
         "AND toUnixTimestamp64Nano(receive_timestamp) < %(before)s "
