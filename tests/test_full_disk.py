@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from marketprism_ray.query import Store
 from marketprism_ray.schemas import batch_from_records
 from marketprism_ray.servers import EmbeddedServers
 from marketprism_ray.sinks.clickhouse import ClickHouseSettings, ClickHouseSink
+from marketprism_ray.sinks.nats import NatsSettings, NatsSink
 
 PATIENCE_S = 60.0
 ROWS = 50
@@ -113,3 +115,17 @@ async def prepare(settings: ClickHouseSettings) -> None:
     sink = ClickHouseSink(settings)
     await sink.open()
     await sink.close()
+
+
+async def open_nats(settings: NatsSettings) -> None:
+    sink = NatsSink(settings)
+    await sink.open()
+    await sink.close()
+
+
+async def test_a_stream_that_may_take_most_of_the_disk_is_opened_again(disk: Path) -> None:
+    with EmbeddedServers(disk / "data", clickhouse=None) as servers:
+        settings = servers.nats_settings(max_bytes=90 << 20)
+        await open_nats(settings)
+        await open_nats(settings)
+        await open_nats(replace(settings, max_age_s=3600.0))

@@ -37,6 +37,8 @@ REFUSED = {6, 16, 20, 26, 27, 38, 41, 53, 69, 70, 72, 117, 130, 131, 349, 407}
 """Codes that say the data is wrong: cannot parse, no such column, type mismatch, value out of range, ..."""
 GONE = {60, 81}
 """Somebody dropped a table or the database: they are made again, and the write is tried again."""
+BROKEN_PARTS = 10_000
+BROKEN_BYTES = 1 << 40
 LOOK_AGAIN_S = 5.0
 """Tables are compared with the schemas before data is called bad, at most this often."""
 RECENT_MINUTES = 10
@@ -148,13 +150,21 @@ class ClickHouseSink:
             admin.close()
 
     def _synchronise(self, admin: Any, data_type: str, found: Table | None) -> None:
-        """Make inserts wait for the disk, or not."""
+        """Make inserts wait for the disk, or not.
+
+        Merges never do. After a power cut the last of them are not there, the engine sets them aside and takes the
+        parts that were merged: any number of them is no reason to refuse the table.
+        """
         wanted = int(bool(self.settings.fsync_after_insert))
-        if wanted != (found is not None and "fsync_after_insert = 1" in found.engine_full):
-            admin.command(
-                f"ALTER TABLE `{self.settings.database}`.`{data_type}` "
-                f"MODIFY SETTING fsync_after_insert = {wanted}, fsync_part_directory = {wanted}"
-            )
+        settings = {
+            "fsync_after_insert": wanted,
+            "fsync_part_directory": wanted,
+            "max_suspicious_broken_parts": BROKEN_PARTS,
+            "max_suspicious_broken_parts_bytes": BROKEN_BYTES,
+        }
+        texts = [f"{name} = {value}" for name, value in settings.items()]
+        if found is None or not all(text in found.engine_full for text in texts):
+            admin.command(f"ALTER TABLE `{self.settings.database}`.`{data_type}` MODIFY SETTING {', '.join(texts)}")
 
     async def write(self, batches: Sequence[pa.RecordBatch], token: str) -> int:
         """Insert batches of one data type as one block."""

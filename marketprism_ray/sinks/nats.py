@@ -192,9 +192,10 @@ class NatsSink:
         opened = False
         try:
             try:
-                await stream.add_stream(config)
-            except nats.js.errors.BadRequestError:
+                # To add one that is there would need room for two of them (nats-server looks at the room first).
                 await stream.update_stream(config)
+            except nats.js.errors.NotFoundError:
+                await stream.add_stream(config)
             self._inbox = client.new_inbox()
             await client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
             opened = True
