@@ -344,9 +344,9 @@ class Collector:
                 await self._session.stop()
                 return
             for kept in lane.unload():
-                for key, sequences in refused.get(kept.batch_id, {}).items():
+                for key, ranges in refused.get(kept.batch_id, {}).items():
                     # A row that went to the dead letters of a sink is not stored.
-                    kept.claims = {**kept.claims, key: kept.claims[key].without(sequences)}
+                    kept.claims = {**kept.claims, key: kept.claims[key].without(ranges)}
                 self._acknowledged(kept, lane)
 
     def _acknowledged(self, kept: Kept, lane: Lane) -> None:

@@ -34,8 +34,8 @@ from marketprism_ray.sinks.nats import NatsSettings, NatsSink
 Delivery = tuple[str, str, pa.RecordBatch, dict[str, Claim]]
 """(batch id, data type, rows, stream key -> sequences in it)."""
 
-Refusals = Mapping[str, list[int]]
-"""Stream key -> sequences of trades that the server refused for good."""
+Refusals = Mapping[str, list[tuple[int, int]]]
+"""Stream key -> first and last sequence of each trade or change that the server refused for good."""
 
 RECENT_IDS = 20_000
 FENCE_S = 5.0
@@ -75,7 +75,7 @@ class Waiting:
         self.collector = collector
         self.epoch = epoch
         self.written: asyncio.Future[Refusals] = asyncio.get_running_loop().create_future()
-        """Set when it is durable: stream key -> sequences of trades that the server refused for good."""
+        """Set when it is durable: stream key -> what of it the server refused for good."""
 
 
 class SinkActor:
@@ -201,10 +201,10 @@ class SinkActor:
             if not group:
                 continue
             rows = [self._new_rows(w.delivery) for w in group]
-            refused: dict[str, list[int]] = {}
+            refused: dict[str, list[tuple[int, int]]] = {}
             try:
                 if kept := [batch for batch in rows if batch.num_rows]:
-                    refused = _sequences(await self._write(kept, _token([w.delivery[0] for w in group])))
+                    refused = _ranges(await self._write(kept, _token([w.delivery[0] for w in group])))
             except Exception as error:  # noqa: BLE001 - handed to everyone who waits for this write
                 for waiting in group:
                     _fail(waiting, error)
@@ -441,15 +441,19 @@ class SinkActor:
         await self._sink.close()
 
 
-def _sequences(rows: list[pa.RecordBatch]) -> dict[str, list[int]]:
-    """Give the sequences of single trades by stream key."""
-    found: dict[str, list[int]] = {}
+def _ranges(rows: list[pa.RecordBatch]) -> dict[str, list[tuple[int, int]]]:
+    """Give the first and last sequence of single trades and changes of books by stream key."""
+    found: dict[str, list[tuple[int, int]]] = {}
     for row in rows:
-        if data_type_of(row) == "trade":
-            exchange_name, symbol_name, sequence = (
-                row.column(name)[0].as_py() for name in ("exchange_name", "symbol_name", "sequence")
-            )
-            found.setdefault(f"{exchange_name}/trade/{symbol_name}", []).append(sequence)
+        data_type, values = data_type_of(row), {name: row.column(name)[0] for name in row.schema.names}
+        exchange_name, symbol_name = values["exchange_name"].as_py(), values["symbol_name"].as_py()
+        if data_type == "trade":
+            last = values["sequence"].as_py()
+            found.setdefault(f"{exchange_name}/trade/{symbol_name}", []).append((last, last))
+        elif data_type == "orderbook_delta":
+            last = values["last_update_id"].as_py()
+            first = last if values["is_snapshot"].as_py() else min(last, values["previous_update_id"].as_py() + 1)
+            found.setdefault(f"{exchange_name}/orderbook/{symbol_name}", []).append((first, last))
     return found
 
 

@@ -47,11 +47,11 @@ class Claim(NamedTuple):
         together.update(other.runs)
         return Claim(together.runs(), self.since)
 
-    def without(self, sequences: Iterable[int]) -> Claim:
-        """Give it without some."""
+    def without(self, ranges: Iterable[tuple[int, int]]) -> Claim:
+        """Give it without some ranges, first and last sequence each."""
         left = Extents(self.runs)
-        for sequence in sequences:
-            left.subtract(sequence, sequence)
+        for low, high in ranges:
+            left.subtract(low, high)
         return Claim(left.runs(), self.since)
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from test_encoding import trade
 from test_keys import QUOTE, candle
+from test_streams import SNAPSHOT, T0, Bench, depth
 
 from actors.dead_letters import Ask, note_dead_letters, redeliver
 from actors.sinks import SinkActor
@@ -143,3 +144,26 @@ def test_a_refused_gap_row_is_kept_but_makes_no_gap_row_of_its_own(tmp_path: Pat
 def test_only_what_every_sink_has_is_mended(left: tuple[int, ...], wanted: list[int]) -> None:
     done = [gap_of(rows(n), repaired=True) for n in (1, 1, 2)]
     assert [gap.first_missing for gap in mended(done, [gap_of(rows(n)) for n in left])] == wanted
+
+
+async def test_a_change_of_a_book_that_a_sink_refused_is_not_claimed(tmp_path: Path) -> None:
+    bench = Bench()
+    bench.open()
+    bench.feed.snapshot(bench.book, SNAPSHOT, T0)
+    for first, last in ((6, 6), (7, 9), (10, 10)):
+        bench.feed.frame(depth(first, last), T0)
+    (batch,) = [one for one in bench.batcher.drain(T0, force=True) if one.data_type == "orderbook_delta"]
+    assert [(run.low, run.high) for run in batch.claims[bench.book.key].runs] == [(5, 10)]
+
+    class Picky(MemorySink):
+        async def write(self, batches: Sequence[pa.RecordBatch], token: str) -> int:
+            if any(9 in one.column("last_update_id").to_pylist() for one in batches):
+                raise BadBatch("refused")
+            return await super().write(batches, token)
+
+    actor = SinkActor("nats", Picky(), tmp_path)
+    await actor.fence("c", 1)
+    refused = await actor.take("c", 1, [(batch.batch_id, batch.data_type, batch.data, batch.claims)])
+    assert refused == {batch.batch_id: {bench.book.key: [(7, 9)]}}
+    claim = (await actor.status())["claims"][bench.book.key]
+    assert [(run.low, run.high) for run in claim.runs] == [(5, 6), (10, 10)]
