@@ -115,7 +115,9 @@ async def test_a_venue_that_cannot_be_reached_is_reported_and_holds_up_no_other(
     assert [c["shard"] for c in status["collectors"]] == ["okx_spot#0"]
     assert cluster.started[:2] == [("sink", "marketprism-sink-clickhouse"), ("sink", "marketprism-sink-nats")]
     fences = [handle for handle, method in cluster.calls if method == "fence"]
-    assert fences == ["marketprism-sink-clickhouse", "marketprism-sink-nats"], "every sink is fenced before a collector"
+    assert fences[:2] == ["marketprism-sink-clickhouse", "marketprism-sink-nats"], (
+        "every sink is fenced before a collector"
+    )
     assert cluster.asked["okx_spot/orderbook/BTC-USDT"] == ("orderbook_delta", "okx_spot", "spot", "BTC-USDT")
     assert cluster.asked["okx_spot/trade/BTC-USDT"] == ("trade", "okx_spot", "spot", "BTC-USDT")
 
