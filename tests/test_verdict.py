@@ -107,6 +107,30 @@ def test_missing_and_doubled_rows_are_counted() -> None:
     assert (findings.total("missing"), findings.total("doubled")) == (1, 1)
 
 
+def test_a_gap_row_of_a_channel_claims_nothing_of_another_that_has_the_same_data_type() -> None:
+    event = {"e": "bookTicker", "u": 9, "s": "BTCUSD_PERP", "b": "1", "B": "1", "a": "2", "A": "1", "T": 2, "E": 2}
+    (expected,) = words_of("binance_coinm").frame(
+        "binance_coinm", "btcusd_perp@bookTicker", event, {"BTCUSD_PERP": COIN}
+    )
+    said = Said(expected, 2 * MS, 0, 1)
+    place = {"exchange_name": "binance_coinm", "symbol_name": "BTC-USD-SWAP", "data_type": "ticker"}
+    assert not Gaps([gap(**place, channel="ticker")]).about("ticker", said)
+    assert Gaps([gap(**place, channel="bookTicker")]).about("ticker", said)
+
+
+def test_a_candle_lies_in_a_gap_by_its_open_time_whenever_it_was_said() -> None:
+    minute = 60_000
+    k = {"t": minute, "T": 2 * minute - 1, "s": "BTCUSDT", "i": "1m", "n": 1, "x": False}
+    k |= dict.fromkeys("ohlcvqVQ", "1")
+    event = {"e": "kline", "E": 2 * minute + 5, "s": "BTCUSDT", "k": k}
+    (expected,) = words_of("binance_spot").frame("binance_spot", "btcusdt@kline_1m", event, {"BTCUSDT": SPOT})
+    said = Said(expected, 9 * minute * MS, 0, 1)
+    bounds = {"data_type": "kline", "channel": "1m", "opened_at": 0, "closed_at": 2 * minute * MS}
+    assert Gaps([gap(**bounds)]).about("kline", said)
+    later = {"opened_at": 2 * minute * MS, "closed_at": 20 * minute * MS}
+    assert not Gaps([gap(**(bounds | later))]).about("kline", said)
+
+
 def test_a_gap_row_accounts_for_what_it_claims_and_no_more() -> None:
     said = [trade(number) for number in range(1, 6)]
     rows = [row_of(said[0]), row_of(said[4])]

@@ -95,14 +95,14 @@ def _event(key: str, event: dict[str, Any], contract: Contract) -> Expected | No
         case "depthUpdate":
             return Expected("orderbook_delta", contract, "stream", _delta(event, contract), "delta")
         case "24hrTicker":
-            return Expected("ticker", contract, "stream", _ticker(event, contract))
+            return Expected("ticker", contract, "stream", _ticker(event, contract), "event", "ticker")
         case "bookTicker":
-            return Expected("ticker", contract, "stream", _book_ticker(event, contract))
+            return Expected("ticker", contract, "stream", _book_ticker(event, contract), "event", "bookTicker")
         case "kline":
             interval = event["k"]["i"]
             return Expected("kline", contract, "stream", _kline(event, contract), "state", interval)
         case "markPriceUpdate":
-            return Expected("funding_rate", contract, "stream", _mark(event))
+            return Expected("funding_rate", contract, "stream", _mark(event), "event", "markPrice")
         case "forceOrder":
             return Expected("liquidation", contract, "stream", _liquidation(event["o"], contract))
     return None
