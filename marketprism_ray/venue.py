@@ -319,7 +319,8 @@ class Answer:
     data_type: str
     path: str
     decode: Callable[[bytes, Mapping[str, str], Lookup, int], Sequence[Record]]
-    """(answer, parameters of its request, instruments wanted, receive time ns) -> records."""
+    """(answer, parameters of its request, instruments wanted, time ns) -> records. The time is that of receipt; where a
+    history is asked it is that by the venue's clock, because candles that end later are open."""
 
 
 @dataclass(frozen=True, slots=True)
