@@ -14,9 +14,9 @@ from marketprism_ray.proof.derive import words_of
 from marketprism_ray.proof.derive.common import Contract, Expected
 from marketprism_ray.proof.findings import Findings
 from marketprism_ray.proof.gaps import Gaps, judge_gaps
-from marketprism_ray.proof.reading import decoders, understood
+from marketprism_ray.proof.reading import Published, decoders, understood
 from marketprism_ray.proof.truth import Said, truth_of
-from marketprism_ray.proof.verdict import NOT_WHOLE, WHOLE, WHOLE_BUT_FOR_OPEN_GAPS, Verdict
+from marketprism_ray.proof.verdict import NOT_WHOLE, WHOLE, WHOLE_BUT_FOR_OPEN_GAPS, Verdict, _judge_messages
 from marketprism_ray.schemas import fields_of
 
 MS = 1_000_000
@@ -296,3 +296,15 @@ def test_exit_codes_and_last_words() -> None:
         assert Verdict(trades_emitted=1, **{name: 1}).exit_code == NOT_WHOLE
     assert Verdict(trades_emitted=1, problems=["drill: kill x: not done"]).exit_code == NOT_WHOLE
     assert Verdict().exit_code == NOT_WHOLE, "nothing was emitted: nothing is proved"
+
+
+@pytest.mark.parametrize(("written", "untrue"), [(99, 1), (101, 0)])
+def test_only_gap_rows_written_before_the_market_stopped_must_be_the_same_in_both_sinks(
+    written: int, untrue: int
+) -> None:
+    place = {"exchange_name": "a", "symbol_name": "b", "data_type": "trade", "channel": ""}
+    row = {**place, "opened_at": 1, "first_missing": 2, "receive_timestamp": 50, "revision": 1, "status": "open"}
+    messages, findings = Published(), Findings()
+    messages.rows["gap"] = [row, row | {"receive_timestamp": written, "revision": 2, "status": "repaired"}]
+    _judge_messages(messages, {"gap": [row]}, 100, findings)
+    assert findings.untrue_gaps == untrue

@@ -333,8 +333,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "book-gap-repaired",
         "a broken chain is called `repaired`",
         "marketprism_ray.book_stream",
-        '            last_missing=first,\n            status="unrepairable",',
-        '            last_missing=first,\n            status="repaired",',
+        'status="repaired" if is_whole else "unrepairable"',
+        'status="repaired"',
         "small-disturbed",
     ),
     # --- encoding and keys ---

@@ -283,7 +283,7 @@ def judge_rows(
                 found |= comparison.found
     books = _judge_books(truth, sinks, findings)
     recoveries = judge_gaps(gaps, said, found, until, findings)
-    _judge_messages(messages, rows, findings)
+    _judge_messages(messages, rows, until, findings)
     return findings, recoveries, books
 
 
@@ -356,8 +356,11 @@ def _by_place(rows: Sequence[dict[str, Any]]) -> dict[Place, list[dict[str, Any]
     return found
 
 
-def _judge_messages(messages: Published, rows: Rows, findings: Findings) -> None:
-    """Look at what is wrong with messages themselves, and whether both sinks say the same of gaps and books."""
+def _judge_messages(messages: Published, rows: Rows, until: int, findings: Findings) -> None:
+    """Look at what is wrong with messages themselves, and whether both sinks say the same of gaps and books.
+
+    Rows that are written after the market has stopped may come between the readings of the two.
+    """
     for kind, found, column in (
         ("message id twice on the stream", messages.repeated, "stream_doubled"),
         ("message that is no row", messages.bad, "altered"),
@@ -367,8 +370,11 @@ def _judge_messages(messages: Published, rows: Rows, findings: Findings) -> None
             count = findings.types["trade" if column == "stream_doubled" else "orderbook"]
             setattr(count, column, getattr(count, column) + 1)
             findings.problem(kind, text)
+    later = {_gap_key(row) for row in messages.rows.get("gap", []) if row["receive_timestamp"] > until}
     stream = _newest(messages.rows.get("gap", []))
     for key, row in _newest(rows.get("gap", [])).items():
+        if key in later or row["receive_timestamp"] > until:
+            continue
         if key not in stream or stream[key] != row:
             findings.untrue_gaps += 1
             other = stream.get(key, {})
@@ -380,12 +386,16 @@ def _judge_messages(messages: Published, rows: Rows, findings: Findings) -> None
             findings.problem("gap row differs between the sinks", f"{key}: {'; '.join(differing)}")
 
 
+def _gap_key(row: dict[str, Any]) -> tuple[Any, ...]:
+    place = (row["exchange_name"], row["symbol_name"], row["data_type"], row["channel"])
+    return (*place, row["opened_at"], row["first_missing"])
+
+
 def _newest(gaps: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Give the row of each hole with the largest revision."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in gaps:
-        place = (row["exchange_name"], row["symbol_name"], row["data_type"], row["channel"])
-        key = (*place, row["opened_at"], row["first_missing"])
+        key = _gap_key(row)
         if key not in found or row["revision"] >= found[key]["revision"]:
             found[key] = row
     return found
