@@ -43,6 +43,8 @@ class TradeGap:
     """The venue keeps these trades no longer."""
     is_written: bool = True
     """A row says that it is open."""
+    since: int | None = None
+    """A question about what came before the first trade, from this time (ns, the venue's) on; None of any other."""
 
     @property
     def size(self) -> int:
@@ -51,7 +53,12 @@ class TradeGap:
 
     def holds(self, sequence: int) -> bool:
         """Tell whether a sequence lies in it."""
-        return self.last is not None and self.first <= sequence <= self.last
+        return self.is_hole and self.last is not None and self.first <= sequence <= self.last
+
+    @property
+    def is_hole(self) -> bool:
+        """Tell whether it is known what is missing: else it is a question."""
+        return self.last is not None and self.since is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,7 @@ class Repairs:
     def open(self, gap: TradeGap) -> None:
         """Remember a hole."""
         self.gaps.append(gap)
-        if gap.last is not None:
+        if gap.last is not None and gap.is_hole:
             self._ranges.add(gap.first, gap.last, 0, 0)
 
     def find(self, row: OpenGap) -> TradeGap | None:
@@ -122,11 +129,11 @@ class Repairs:
         self.gaps.remove(gap)
         if self._asked is not None and self._asked.gap is gap:
             self._asked = None
-        self._ranges = Extents((g.first, g.last, 0, 0) for g in self.gaps if g.last is not None)
+        self._ranges = Extents((g.first, g.last, 0, 0) for g in self.gaps if g.last is not None and g.is_hole)
 
     def start_over(self, since: int) -> list[TradeGap]:
         """Forget everything: the venue counts afresh. Gives the holes that nobody can ask for any more."""
-        lost, self.gaps = [gap for gap in self.gaps if gap.last is not None], []
+        lost, self.gaps = [gap for gap in self.gaps if gap.is_hole], []
         self.since = since
         self.taken, self.stored, self._unusable, self._ranges = Extents(), Extents(), Extents(), Extents()
         self._asked = None
@@ -148,7 +155,7 @@ class Repairs:
     def finished(self) -> Iterable[tuple[TradeGap, str]]:
         """Give the holes of which nothing more will come, with the status of their row; they are forgotten."""
         for gap in list(self.gaps):
-            if gap.last is None:
+            if gap.last is None or not gap.is_hole:
                 continue
             if self.stored.covers(gap.first, gap.last):
                 self.close(gap)
@@ -191,6 +198,8 @@ class Repairs:
         page = self._history.page
         if gap.last is None:
             return Hole(gap.first, gap.first + page - 1)
+        if gap.since is not None:
+            return Hole(gap.first, gap.last)
         left = self._left(gap.first, gap.last)
         if not left:
             return None

@@ -16,12 +16,16 @@ from marketprism_ray.extents import Claim
 from marketprism_ray.hot import TradeIntake
 from marketprism_ray.instruments import Instrument
 from marketprism_ray.resume import OpenGap, Resume, end_of
-from marketprism_ray.streams import Stream
-from marketprism_ray.trade_repair import PROGRESS_PAGES, Repairs, TradeGap
+from marketprism_ray.streams import FeedLink, Stream
+from marketprism_ray.trade_repair import PROGRESS_PAGES, Repairs, TradeGap, Wanted
 from marketprism_ray.venue import Channel, Priority, TradeCodec, Venue, items
 
 HELD_TRADES = 20_000
 _LARGEST = 2**63 - 1
+MARGIN_NS = 1_000_000_000
+"""Trades a little older than the acceptance of a subscription may have been meant for it."""
+QUESTIONS = 3
+"""So often a history that ends before the first trade that came is asked again: it may lag."""
 RESET_AFTER_NS = 60_000_000_000
 """An id below the last one, on a trade this much newer, means that the venue started its ids afresh."""
 
@@ -63,6 +67,10 @@ class TradeStream(TradeIntake, Stream):
         self._unended: list[OpenGap] = []
         """Rows about holes that end before the next trade, wherever that is."""
         self._last_trade = None
+        self._accepted_at: int | None = None
+        """When the subscription was first accepted, ns."""
+        self._unheard_since: int | None = None
+        """What was traded after this, before the first trade that came, may be lost; None if nothing can be."""
         self._chain_first: int | None = None
         """First trade of the run that goes on of which the repairs do not know yet; None before the first."""
         self._decode = channel.codec.decode
@@ -180,13 +188,24 @@ class TradeStream(TradeIntake, Stream):
         while self._held:
             self._take(*self._held.popleft())
 
+    def accepted(self, feed: FeedLink) -> None:
+        """Remember since when nothing may be missed; say so if something may have been before the first trade."""
+        if self.last is not None or self._resume_from is not None:
+            return
+        if self._unheard_since is not None:
+            self._write_before(self._unheard_since, None, "open", feed.now)
+        elif self._accepted_at is None:
+            self._accepted_at = feed.now
+
     def closed(self, reason: str) -> None:
         """Remember why the next trade may not follow."""
         self._break = reason
+        if self.last is None and self._resume_from is None and self._accepted_at is not None:
+            self._unheard_since = self._accepted_at - MARGIN_NS
 
     def cut_short(self, reason: str) -> None:
         """Remember why trades may be missing before the replacement's first."""
-        self._break = reason
+        self.closed(reason)
 
     # --- what does not simply follow ---
 
@@ -209,6 +228,8 @@ class TradeStream(TradeIntake, Stream):
         last = self._resume_from if self.last is None else self.last
         if last is None:
             self._begin_chain(first)
+            if self._unheard_since is not None:
+                self._ask_before(first, began, received)
             return True
         if first == last + 1 and not self._unended and self._chain_first is not None:
             return True
@@ -339,6 +360,8 @@ class TradeStream(TradeIntake, Stream):
         self._note_taken()
         if asked.gap.last is None:
             self._answered(asked.gap, page, asked.hole.high, received)
+        elif asked.gap.since is not None:
+            self._answered_before(asked, page, received)
         else:
             self._backfill(self.repairs.wanted(page, asked, received), received)
             if asked.gap.pages % PROGRESS_PAGES == 0:
@@ -363,9 +386,13 @@ class TradeStream(TradeIntake, Stream):
             for row in rows:
                 gap = TradeGap(row.opened_at, closed_at, row.first, self.last, row.reason)
                 self._note_missing(gap, received)
-            for trade in found:
-                self.repairs.taken.add(self._first(trade), int(trade.sequence), 0, 0)
-            self._backfill(found, received)
+            fresh = []
+            for trade in found:  # a page may repeat itself, and a hole may have brought some of it
+                first, last = self._first(trade), int(trade.sequence)
+                if not self.repairs.taken.covers(first, last):
+                    self.repairs.taken.add(first, last, 0, 0)
+                    fresh.append(trade)
+            self._backfill(fresh, received)
             if self.last >= high:
                 # There may be more: ask on. A question of its own, so that what was found is closed by itself.
                 self.repairs.open(TradeGap(self._moment, None, self.last + 1, None, question.reason))
@@ -375,6 +402,54 @@ class TradeStream(TradeIntake, Stream):
             self._end(known, self._moment, received)
             self._begin_chain(known + 1)
         self._break = "sequence"
+
+    # --- what came before the first trade: no sequence tells, so the history is asked by time ---
+
+    def _ask_before(self, first: int, began: int, received: int) -> None:
+        """Ask what was traded while nobody listened, before the first trade that came."""
+        opened_at, self._unheard_since = self._unheard_since, None
+        assert opened_at is not None
+        self._write_before(opened_at, began, "open", received)
+        reason, self._break = self._break, "sequence"
+        history = self.venue.trade_history
+        if history is not None and first > 0:
+            low = max(0, first - history.page)
+            since = opened_at - (received - began)
+            self.repairs.open(TradeGap(opened_at, began, low, first - 1, reason, since=since))
+            self._fetch(received)
+
+    def _answered_before(self, asked: Wanted, page: list[Any], received: int) -> None:
+        """Make a hole of what the history has of that time, and ask on while it has more."""
+        gap, history = asked.gap, self.venue.trade_history
+        assert gap.last is not None
+        assert gap.since is not None
+        assert history is not None
+        found = [trade for trade in page if gap.first <= trade.sequence <= gap.last]
+        if (not found or found[-1].sequence < gap.last) and gap.failures < QUESTIONS:
+            self.repairs.failed(received, asked)  # it lags behind what it pushes
+            return
+        self.repairs.close(gap)
+        ours = [trade for trade in found if trade.time * self.codec.time_ns >= gap.since]
+        if ours:
+            low = self._first(ours[0])
+            self._note_missing(TradeGap(gap.opened_at, gap.closed_at, low, gap.last, gap.reason), received)
+            if 0 < low <= gap.first:
+                below = max(0, low - history.page)
+                self.repairs.open(replace(gap, first=below, last=low - 1, failures=0, due=0))
+                return
+        self._write_before(gap.opened_at, gap.closed_at, "repaired", received)
+
+    def _write_before(self, opened_at: int, closed_at: int | None, status: Any, received: int) -> None:
+        """Write the row about a time of which no sequence is known; what is found of it has rows of its own."""
+        self._gap(
+            received,
+            data_type="trade",
+            reason=self._break if self._break != "sequence" else "disconnected",
+            opened_at=opened_at,
+            closed_at=closed_at,
+            missing_count=0 if status == "repaired" else None,
+            status=status,
+        )
 
     def history_failed(self, error: str) -> None:
         """Try again later; the other holes first."""

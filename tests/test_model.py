@@ -69,6 +69,8 @@ class FakeSink:
             self.known = self.known.merged(claim)
 
     def note(self, opened_at: int, row: dict[str, Any]) -> None:
+        if row["first_missing"] is None:
+            return  # a time before the first trade: what was missed of it has rows of its own
         key = (opened_at, row["first_missing"])
         if key not in self.gaps or row["revision"] > self.gaps[key]["revision"]:
             self.gaps[key] = row

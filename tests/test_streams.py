@@ -20,8 +20,10 @@ SECOND = 1_000_000_000
 T0 = 1_795_132_800 * SECOND
 
 
-def trade(t: int, *, price: str = "100", symbol: str = "btcusdt") -> bytes:
-    data = {"e": "trade", "s": "BTCUSDT", "t": t, "p": price, "q": "0.5", "T": 1_795_132_800_000 + t, "m": True}
+def trade(t: int, *, price: str = "100", symbol: str = "btcusdt", at: int | None = None) -> bytes:
+    """Give a trade; ``at`` is its second after the beginning, else it is as many ms after it as its id says."""
+    time = 1_795_132_800_000 + (t if at is None else at * 1000)
+    data = {"e": "trade", "s": "BTCUSDT", "t": t, "p": price, "q": "0.5", "T": time, "m": True}
     return json.dumps({"stream": f"{symbol}@trade", "data": data}, separators=(",", ":")).encode()
 
 
