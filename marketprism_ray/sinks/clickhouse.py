@@ -150,15 +150,16 @@ class ClickHouseSink:
             admin.close()
 
     def _synchronise(self, admin: Any, data_type: str, found: Table | None) -> None:
-        """Make inserts wait for the disk, or not.
+        """Make inserts and merges wait for the disk, or not.
 
-        Merges never do. After a power cut the last of them are not there, the engine sets them aside and takes the
-        parts that were merged: any number of them is no reason to refuse the table.
+        A merge that a power cut has broken is set aside, and the parts that were merged are taken: any number of them
+        is no reason to refuse the table.
         """
         wanted = int(bool(self.settings.fsync_after_insert))
         settings = {
             "fsync_after_insert": wanted,
             "fsync_part_directory": wanted,
+            "min_rows_to_fsync_after_merge": wanted,
             "max_suspicious_broken_parts": BROKEN_PARTS,
             "max_suspicious_broken_parts_bytes": BROKEN_BYTES,
         }
