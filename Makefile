@@ -5,7 +5,7 @@ BIN := .venv/bin
 # What the compiled inner loops are part of: run a second time with the Python ones.
 CORE_TESTS := $(addprefix tests/test_,book.py hot.py messages.py replay.py shared_keys.py streams.py sync.py units.py)
 
-.PHONY: help install demo test check lint types bench chaos clients mutants prove-table docs lock clean
+.PHONY: help install demo test check lint types bench chaos explore clients mutants prove-table docs lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make check   format, lint, types and tests"
 	@echo "make bench   the benchmarks, on recorded frames if they are at ../shared/recordings"
 	@echo "make chaos   the slow tests with injected faults"
+	@echo "make explore property and model tests on new examples"
 	@echo "make prove-table  every fault with several seeds, and the README's table of what became of the data"
 	@echo "make mutants deliberate defects, each of which the verdict must catch"
 	@echo "make clients the simulated venues, tried with more clients of other makers"
@@ -36,6 +37,10 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -m "not chaos" -n 4 --dist loadfile
 	MARKETPRISM_PURE_PYTHON=1 $(BIN)/python -m pytest -q $(CORE_TESTS)
+
+# Property and model tests on examples that nobody has seen yet.
+explore: install
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -q $(shell grep -l hypothesis tests/test_*.py)
 
 chaos: install
 	$(BIN)/python -m pytest -m chaos

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import settings
 
 from marketprism_ray.instruments import Instrument
 
-# A deadline is a statement about the machine, not about the code: a busy one breaks it.
-settings.register_profile("default", deadline=None)
-settings.load_profile("default")
+# A deadline is a statement about the machine, not about the code: a busy one breaks it. The suite tries the same
+# examples each time, so that a failure is about the change; HYPOTHESIS_PROFILE=explore (`make explore`) has new ones.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "recordings"
 
