@@ -239,3 +239,8 @@ def test_instruments_of_recorded_metadata_have_canonical_names_and_units(recordi
     assert options
     assert all(i.symbol_name == i.venue_symbol for i in options)
     assert all(i.symbol_name == i.venue_symbol for i in found.values() if i.market_type == "futures")
+
+
+def test_the_24_h_ticker_of_coin_m_comes_four_times_as_often_as_that_of_usd_m() -> None:
+    found = {name: VENUES[name].channel("ticker").spacing_s for name in ("binance_derivatives", "binance_coinm")}
+    assert found == {"binance_derivatives": 2.0, "binance_coinm": 0.5}

@@ -525,6 +525,8 @@ def _venue(
     indexes = RecordCodec(events(IndexPrice, index_price, universe))
     windows = RecordCodec(events(Window, _window, universe))
     by_pair = universe == COIN_M
+    # "ticker/miniTicker every 500 ms" on COIN-M, every 2 s on USD-M.
+    every = 0.5 if by_pair else 2.0
     asked = {"pair": ""} if by_pair else {"symbol": ""}
     statistics = (("statistics", 1), *((("weight", 1),) if by_pair else ()))
     interest = Answer("open_interest", f"{prefix}/openInterest", open_interest)
@@ -597,7 +599,7 @@ def _venue(
         channels=(
             Channel("trade", "aggTrade", market, key("aggTrade"), _AGGREGATE, None),
             Channel("orderbook", "depth@100ms", "public", key("depth@100ms"), book, 0.1),
-            Channel("ticker", "ticker", market, key("ticker"), tickers, 2.0, spacing_s=2.0, content="statistics"),
+            Channel("ticker", "ticker", market, key("ticker"), tickers, every, spacing_s=every, content="statistics"),
             Channel("ticker", "bookTicker", "public", key("bookTicker"), book_tickers, None, content="best_prices"),
             *binance.kline_channels(market, universe, _INTERVALS),
             Channel("funding_rate", "markPrice", market, key("markPrice"), marks, 3.0, _perpetual, spacing_s=3.0),
