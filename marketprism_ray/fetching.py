@@ -15,6 +15,7 @@ import msgspec
 
 from marketprism_ray.backlog import Job
 from marketprism_ray.bars import candles_between, following
+from marketprism_ray.batching import revision
 from marketprism_ray.config import Config, Exchange
 from marketprism_ray.continuity import Hole
 from marketprism_ray.errors import ConfigError
@@ -119,6 +120,10 @@ def _job(wanted: Wanted, instrument: Instrument) -> Job:
     return Job(place, instrument, history, hole, wanted.first, wanted.last, wanted.first)
 
 
+BY_HAND = 1 << 31
+"""A row written by hand comes after every one that the collector of its epoch counts."""
+
+
 async def _fetch(
     job: Job, rest: RestClient, sinks: Sequence[Sink], store: Store, show: Callable[[Fetched], None]
 ) -> Fetched:
@@ -177,7 +182,7 @@ async def _close_gaps(job: Job, sinks: Sequence[Sink], store: Store, fetched: Fe
                 status="repaired",
                 collector="backfill",
                 epoch=gap.revision >> 32,
-                revision=gap.revision + 1,
+                revision=max(gap.revision + 1, revision(gap.revision >> 32, BY_HAND)),
             )
         )
     if rows:

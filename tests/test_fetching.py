@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from marketprism_ray.commands.gaps import gaps
 from marketprism_ray.config import Config
 from marketprism_ray.errors import ConfigError
-from marketprism_ray.fetching import Fetched, Wanted, fetch
+from marketprism_ray.fetching import BY_HAND, Fetched, Wanted, fetch
 from marketprism_ray.moments import lasting, moment
 from marketprism_ray.query import Store, stream_records
 from marketprism_ray.records import Gap
@@ -70,7 +70,8 @@ async def test_rows_are_written_once_and_the_gap_they_fill_is_closed(servers: Em
         again = await fetch(wanted, config, nats, clickhouse, shown.append)
         assert (again.new, again.known, again.closed, again.left) == (0, first.new, 1, 0)
         (row,) = store.gaps({})
-        assert (row["status"], row["repaired_count"], row["revision"]) == ("repaired", 1, 6)
+        assert (row["status"], row["repaired_count"]) == ("repaired", 1)
+        assert row["revision"] == BY_HAND  # the collector of this epoch, at 5 now, will not count as far
         published = await stream_records(nats, "kline-data.binance_spot.spot.BTC-USDT.>")
         assert len(published) == first.new
         with pytest.raises(ConfigError, match="keeps no past of ticker"):

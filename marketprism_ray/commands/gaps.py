@@ -13,6 +13,7 @@ from rich.table import Table
 
 from marketprism_ray import query as reading
 from marketprism_ray.commands import wide_console
+from marketprism_ray.commands.reading import DATA_DIR
 from marketprism_ray.config import load
 from marketprism_ray.credentials import WRITER
 from marketprism_ray.encoding import decode_json
@@ -26,13 +27,6 @@ from marketprism_ray.venues import VENUES
 
 STATUSES = ("open", "repaired", "unrepairable")
 COLUMNS = ("venue", "symbol", "data type", "reason", "from", "to", "lasted", "missing", "repaired", "status")
-DATA_DIR = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="Of the running system.",
-)
 
 
 @click.command()
